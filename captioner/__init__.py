@@ -1,0 +1,1 @@
+"""Attention captioning: images to captions, with what confidence needs. Knows no Beam."""

@@ -1,0 +1,1 @@
+"""The nouns of the project: tables, identities and records, on the standard library and pyarrow."""
