@@ -18,8 +18,8 @@ _SECRET_PARAMETERS = frozenset(
     x-amz-signature x-amz-credential x-amz-security-token x-goog-signature x-goog-credential
     awsaccesskeyid googleaccessid signature sig sv_sig token access_token id_token refresh_token
     auth_token oauth_token sas_token sastoken session_token security_token auth authorization
-    api_key apikey api-key key access_key accesskey secret_key secret client_secret secret_access_key
-    password passwd pwd policy hmac jwt
+    api_key apikey api-key key access_key accesskey secret_key secret client_secret
+    secret_access_key password passwd pwd policy hmac jwt
     """.split()
 )
 
@@ -40,13 +40,18 @@ class ArchiveMember(NamedTuple):
 def credentials_in(uri: str) -> str | None:
     """Name the secret that a uri carries, without showing it.
 
-    A query counts on every protocol: a signed address pasted with ``gs://`` in front is still
-    one. A name of a file on disk that happens to hold ``?key=`` is not told apart from it.
+    A query counts on an object store too: a signed address pasted with ``gs://`` in front is
+    still one. Names on a disk, in memory or in an archive may hold ``?key=``.
 
     Returns:
-        What was found, e.g. ``user name or password`` or ``parameter X-Amz-Signature``; or None.
+        What was found, e.g. ``a user name or password`` or ``the parameter X-Amz-Signature``; or
+        None.
     """
-    if _USERINFO.search(uri):
+    while uri.partition("://")[0] in ARCHIVE_PROTOCOLS and (found := _CHAIN.search(uri)):
+        uri = uri[found.end() :]
+    if uri.startswith(("file://", "memory://")):
+        return None
+    if _USERINFO.match(uri):
         return "a user name or password"
     for _, name, _, _ in _PARAMETER.findall(uri):
         if name.lower() in _SECRET_PARAMETERS:
