@@ -20,6 +20,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from pipelines.labelstudio import server
+
 START_SECONDS = 60
 STOP_SECONDS = 10
 
@@ -82,25 +84,25 @@ def process(
         RuntimeError: if it ends or does not answer in time.
     """
     with log.open("wb") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd)
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, cwd=cwd)
     try:
-        _wait(server, ready, log)
-        yield server
+        _wait(child, ready, log)
+        yield child
     finally:
-        server.terminate()
+        child.terminate()
         try:
-            server.wait(STOP_SECONDS)
+            child.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+            child.kill()
+            child.wait()
 
 
-def _wait(server: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Path) -> None:
+def _wait(child: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
     while not ready():
-        if server.poll() is not None or time.monotonic() > deadline:
+        if child.poll() is not None or time.monotonic() > deadline:
             tail = log.read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"{server.args!r} did not start (exit {server.poll()}): {tail}")
+            raise RuntimeError(f"{child.args!r} did not start (exit {child.poll()}): {tail}")
         time.sleep(0.05)
 
 
@@ -162,3 +164,48 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]
         fsspec.filesystem("s3").mkdir(bucket)
         yield ObjectStore("s3", endpoint, bucket)
         clear_filesystems()
+
+
+@dataclass(frozen=True)
+class LabelStudio:
+    """A running Label Studio and its first user, who may do everything.
+
+    Attributes:
+        url: its address on loopback.
+        username: who logs in in a browser.
+        password: with what.
+        token: the user's legacy API token.
+        token_file: a file that holds the token.
+        directory: where its log is.
+    """
+
+    url: str
+    username: str
+    password: str
+    token: str
+    token_file: Path
+    directory: Path
+
+
+def _label_studio_venv() -> Path:
+    """Find Label Studio: as told, else in the repository, installed there if need be."""
+    told = os.environ.get("CAPTIONER_TEST_LABEL_STUDIO")
+    if told:
+        return Path(told)
+    venv = Path(__file__).parents[1] / server.VENV
+    server.install(venv)
+    return venv
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
+    """A real Label Studio with an empty database."""
+    directory = tmp_path_factory.mktemp("label-studio")
+    started = server.start(directory, free_port(), _label_studio_venv())
+    try:
+        login = started.login
+        yield LabelStudio(
+            started.url, login.username, login.password, login.token, started.token_file, directory
+        )
+    finally:
+        server.stop(directory)

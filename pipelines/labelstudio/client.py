@@ -1,0 +1,379 @@
+"""Talking to Label Studio over HTTP: tokens of both kinds, retries that cannot repeat an effect.
+
+The SDK's own client is not used for this: it sends a POST again after an error of the server or
+a lost answer, though the first one may have been carried out, and Label Studio has no
+create-if-absent. Here a POST whose outcome is not known raises `OutcomeUnknownError`, so that the
+caller looks at what is there before it sends anything again.
+"""
+
+import base64
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, Self
+from urllib.parse import urlsplit
+
+import httpx
+
+TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 90.0
+RETRIES = 5
+MAX_DELAY_SECONDS = 20.0
+MAX_DETAIL = 300
+
+logger = logging.getLogger(__name__)
+
+
+class LabelStudioError(Exception):
+    """Something that Label Studio did not do: says what, why, and what to do; never the token.
+
+    Attributes:
+        status: the status that the server answered with, if it is what went wrong.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class OutcomeUnknownError(LabelStudioError):
+    """A request that may or may not have been carried out."""
+
+
+class Token:
+    """An API token that is never printed, logged or pickled by accident (promise 10)."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        """Keep a token.
+
+        Raises:
+            LabelStudioError: if this cannot be a token.
+        """
+        value = value.strip()
+        if not value or not value.isascii() or not value.isprintable() or " " in value:
+            raise LabelStudioError(
+                f"the Label Studio token is {'empty' if not value else 'not one word of ASCII'}; "
+                "copy it from Account & Settings in Label Studio"
+            )
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the token itself, for the header of a request and nothing else."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Token(***)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Token) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a token is not pickled; read it where it is used")
+
+
+def read_token(
+    token_file: str | os.PathLike[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Token:
+    """Read the token from a file, else from the environment variable LABEL_STUDIO_API_KEY.
+
+    Args:
+        token_file: a local file that holds the token and nothing else.
+        environ: the environment variables.
+
+    Returns:
+        The token, of either kind that Label Studio knows.
+
+    Raises:
+        LabelStudioError: if there is none.
+    """
+    if token_file:
+        try:
+            return Token(Path(token_file).read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise LabelStudioError(
+                f"the token file {os.fspath(token_file)!r} was not read: {reason}; "
+                f"write the token into it, or set {TOKEN_VARIABLE}"
+            ) from None
+    if not environ.get(TOKEN_VARIABLE):
+        raise LabelStudioError(
+            f"no token for Label Studio; set {TOKEN_VARIABLE} or name a --label_studio_token_file "
+            "(the token is under Account & Settings in Label Studio)"
+        )
+    return Token(environ[TOKEN_VARIABLE])
+
+
+@dataclass(frozen=True)
+class LabelStudioSettings:
+    """Where the review queue is.
+
+    Attributes:
+        url: the address of Label Studio, as a browser has it, without a page behind it.
+        project: the title of the project.
+        token: a personal access token or a legacy one.
+        previews: upload a preview of every image, even of one that Label Studio could read from
+            its store itself.
+    """
+
+    url: str
+    project: str
+    token: Token
+    previews: bool = False
+
+    @classmethod
+    def read(
+        cls,
+        url: str,
+        project: str,
+        token_file: str | os.PathLike[str] | None = None,
+        previews: bool = False,
+    ) -> Self:
+        """Make settings with the token from a file, else from the environment.
+
+        Raises:
+            LabelStudioError: if there is no token, or the address or title cannot be used.
+        """
+        return cls(url, project, read_token(token_file), previews)
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            LabelStudioError: if the address or title cannot be used.
+        """
+        parts = urlsplit(self.url)
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise LabelStudioError(
+                "the Label Studio address carries a login, a query or a fragment (not shown "
+                "here); leave only http://host:port, and the token in its own place"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise LabelStudioError(
+                f"{self.url!r} is not an address of Label Studio; write http://host:port"
+            )
+        if not 3 <= len(self.project) <= 50:
+            raise LabelStudioError(
+                f"the project title {self.project!r} has {len(self.project)} characters; "
+                "Label Studio takes 3 to 50"
+            )
+
+
+class Client:
+    """A connection to one Label Studio. Safe to share between threads."""
+
+    def __init__(self, settings: LabelStudioSettings, retries: int = RETRIES) -> None:
+        """Open a connection; nothing is sent yet.
+
+        Args:
+            settings: where Label Studio is, and the token.
+            retries: how often a request is sent again, with growing delays.
+        """
+        self.url = settings.url.rstrip("/")
+        self._token = settings.token
+        self._retries = retries
+        self._personal = _is_personal(settings.token)
+        self._access: str | None = None
+        self._http = httpx.Client(
+            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            trust_env=True,
+        )
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def check(self) -> None:
+        """Make sure, in a few seconds, that this is Label Studio and that it takes the token.
+
+        Raises:
+            LabelStudioError: if not.
+        """
+        try:
+            version = self._send("GET", "/api/version", retries=1, authorize=False).json()
+        except ValueError:
+            version = None
+        if not isinstance(version, dict) or not any("label-studio" in key for key in version):
+            raise LabelStudioError(
+                f"{self.url} answers, but is not Label Studio; check --label_studio_url"
+            )
+        self._send("GET", "/api/current-user/whoami", retries=1)
+
+    def get(self, path: str, **options: Any) -> Any:
+        """Get JSON; sent again when the network or the server fails."""
+        return self._json(self._send("GET", path, **options))
+
+    def patch(self, path: str, body: object) -> Any:
+        """Change what is there; sent again when the network or the server fails."""
+        return self._json(self._send("PATCH", path, json=body))
+
+    def delete(self, path: str) -> None:
+        """Remove what is there, or was; sent again when the network or the server fails."""
+        self._send("DELETE", path, allowed=(404,))
+
+    def post(self, path: str, **options: Any) -> Any:
+        """Create something; sent again only when the server cannot have seen it.
+
+        Raises:
+            OutcomeUnknownError: if it may or may not have been carried out.
+            LabelStudioError: if it was refused.
+        """
+        return self._json(self._send("POST", path, **options))
+
+    def status(self, path: str, **options: Any) -> int:
+        """Get something and say only the status, whatever it is; redirects are not followed."""
+        return self._send("GET", path, allowed=range(300, 500), **options).status_code
+
+    def _json(self, response: httpx.Response) -> Any:
+        try:
+            return response.json() if response.content else None
+        except ValueError:
+            raise LabelStudioError(
+                f"{_call(response.request)} was answered with something that is not JSON; "
+                f"is {self.url} Label Studio, and nothing in between?"
+            ) from None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        retries: int | None = None,
+        authorize: bool = True,
+        allowed: tuple[int, ...] | range = (),
+        **options: Any,
+    ) -> httpx.Response:
+        """Send a request until it is answered, refused, or not worth another try."""
+        last = self._retries if retries is None else retries
+        repeatable = method != "POST"
+        for attempt in range(last + 1):
+            response: httpx.Response | None = None
+            try:
+                headers = self._authorization() if authorize else {}
+                response = self._http.request(method, self.url + path, headers=headers, **options)
+                if response.status_code == 401 and self._access and attempt < last:
+                    self._access = None  # a personal token's access runs out after minutes
+                    continue
+                unsent, reason = response.status_code == 429, f"status {response.status_code}"
+                if response.status_code < 500 and not unsent:
+                    return self._accepted(response, allowed)
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                unsent, reason = True, f"no connection ({type(error).__name__})"
+            except (httpx.TransportError, httpx.DecodingError) as error:
+                unsent, reason = False, f"no answer ({type(error).__name__})"
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+                raise LabelStudioError(f"{self.url!r} is no address: {error}") from None
+            if not (unsent or repeatable):
+                raise OutcomeUnknownError(
+                    f"{method} {self.url}{path}: {reason}; it may have been carried out all the "
+                    "same; push again, which adds only what is missing"
+                )
+            if attempt < last:
+                logger.info("%s %s: %s; trying again", method, path, reason)
+                time.sleep(_delay(attempt, response))
+        raise LabelStudioError(
+            f"Label Studio at {self.url} does not answer ({method} {path}: {reason}, "
+            f"{last + 1} times); check that it runs and that --label_studio_url is right"
+        )
+
+    def _accepted(
+        self, response: httpx.Response, allowed: tuple[int, ...] | range
+    ) -> httpx.Response:
+        """Return a response that means success; say what is wrong with another."""
+        status = response.status_code
+        if status < 300 or status in allowed:
+            return response
+        call, detail = _call(response.request), self._detail(response)
+        if status < 400:
+            target = response.headers.get("location", "elsewhere").partition("?")[0]
+            raise LabelStudioError(
+                f"{self.url} sends its callers to {target}; give that address as --label_studio_url"
+            )
+        if status == 401:
+            raise LabelStudioError(
+                f"Label Studio at {self.url} refuses the token ({detail}); copy a valid one from "
+                "Account & Settings there (a legacy token must be enabled for the organization)",
+                status,
+            )
+        if status == 403:
+            raise LabelStudioError(
+                f"the token's owner may not do this in Label Studio: {call} ({detail}); use the "
+                "token of somebody who may change the project",
+                status,
+            )
+        raise LabelStudioError(
+            f"Label Studio refused {call} with status {status}: {detail}; check the project's "
+            "settings, or that the server's version is 1.20 or later",
+            status,
+        )
+
+    def _detail(self, response: httpx.Response) -> str:
+        """Return what the server says, short and without the token."""
+        try:
+            body = response.json()
+            text = json.dumps(body.get("validation_errors") or body.get("detail") or body)
+        except (ValueError, AttributeError):
+            text = "no reason given"
+        for secret in (self._token.reveal(), self._access):
+            text = text.replace(secret, "***") if secret else text
+        return text[:MAX_DETAIL]
+
+    def _authorization(self) -> dict[str, str]:
+        if not self._personal:
+            return {"Authorization": f"Token {self._token.reveal()}"}
+        access = self._access or self._refresh()
+        self._access = access
+        return {"Authorization": f"Bearer {access}"}
+
+    def _refresh(self) -> str:
+        """Get access for some minutes with a personal access token."""
+        body = {"refresh": self._token.reveal()}
+        response = self._http.post(self.url + "/api/token/refresh/", json=body)
+        if response.status_code in (429, *range(500, 600)):
+            raise httpx.ConnectError("the token was not looked at")
+        self._accepted(response, ())
+        try:
+            return str(response.json()["access"])
+        except (ValueError, KeyError, TypeError):
+            raise LabelStudioError(
+                f"{self.url} answers, but is not Label Studio; check --label_studio_url"
+            ) from None
+
+
+def _is_personal(token: Token) -> bool:
+    """Say whether this is a personal access token: a JWT, where a legacy one is 40 hex digits."""
+    parts = token.reveal().split(".")
+    if len(parts) != 3:
+        return False
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except ValueError:
+        return False
+    return isinstance(claims, dict)
+
+
+def _call(request: httpx.Request) -> str:
+    return f"{request.method} {request.url.path}"
+
+
+def _delay(attempt: int, response: httpx.Response | None) -> float:
+    """Say how long to wait before another try: as asked, else longer each time."""
+    asked = response.headers.get("retry-after", "") if response is not None else ""
+    if asked.isdigit():
+        return min(float(asked), MAX_DELAY_SECONDS)
+    return min(0.5 * 2.0**attempt, MAX_DELAY_SECONDS) * random.uniform(0.75, 1.25)

@@ -1,0 +1,297 @@
+"""How a reviewer gets to see an image: its own address, the project's storage, or a preview.
+
+Pixels are never carried inside a task's data: that makes every later query of the project slow.
+"""
+
+import base64
+import io
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from PIL import Image
+
+from captioner.images import ImageError, decode
+from pipelines.labelstudio.client import Client, LabelStudioError, OutcomeUnknownError
+from pipelines.storage import StorageError, read_bytes
+
+PREVIEW_SIZE = (512, 512)
+PREVIEW_QUALITY = 85
+PREVIEW_THREADS = 4
+UPLOAD_FILES = 25
+STORES = {"gs": "gcs", "s3": "s3"}
+UNSHOWN = (".tif", ".tiff")  # browsers do not draw these
+PRESIGN_MINUTES = 15
+NOTHING = "(?!)"  # a filter that no name matches: a sync in the browser must import nothing
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image that is to be shown: its task's key and where the original is."""
+
+    image_id: str
+    uri: str
+
+
+def is_address(uri: str) -> bool:
+    """Say whether a browser can fetch an image and draw it."""
+    return uri.startswith(("http://", "https://")) and not _unshown(uri)
+
+
+def is_stored(uri: str) -> bool:
+    """Say whether Label Studio can read an image through a project's storage.
+
+    It takes uris apart as if they were URLs, and so loses what follows a question mark, line
+    breaks, and white space at the end; such names are left to previews.
+    """
+    protocol, _, rest = uri.partition("://")
+    bucket, _, key = rest.partition("/")
+    odd = "?" in key or key.startswith("/") or key != key.strip() or not key.isprintable()
+    return protocol in STORES and bool(bucket and key) and not odd and not _unshown(uri)
+
+
+def _unshown(uri: str) -> bool:
+    return uri.lower().endswith(UNSHOWN)
+
+
+class Images:
+    """Finds, for each image of a project, the address that goes into its task."""
+
+    def __init__(self, client: Client, project_id: int, previews: bool) -> None:
+        """Look at nothing yet.
+
+        Args:
+            client: a connection to Label Studio.
+            project_id: the number of the project.
+            previews: upload a preview even of what Label Studio could read itself.
+        """
+        self._client = client
+        self._project = project_id
+        self._previews = previews
+        self._ready: set[str] = set()
+        self._uploads: dict[str, str] | None = None
+
+    def addresses(
+        self, pictures: Sequence[Picture]
+    ) -> tuple[dict[str, str], list[tuple[Picture, str]]]:
+        """Make sure that images can be shown.
+
+        Args:
+            pictures: the images, each image id once.
+
+        Returns:
+            The address for each image id, and the images that cannot be shown, each with why.
+
+        Raises:
+            LabelStudioError: if Label Studio cannot read a bucket, or takes no upload.
+        """
+        found: dict[str, str] = {}
+        rest: list[Picture] = []
+        for picture in pictures:
+            if self._previews or not (is_address(picture.uri) or is_stored(picture.uri)):
+                rest.append(picture)
+                continue
+            if is_stored(picture.uri):
+                self._open_store(picture.uri)
+            found[picture.image_id] = picture.uri
+        uploaded, failed = self._upload(rest)
+        return found | uploaded, failed
+
+    def _open_store(self, uri: str) -> None:
+        """Make sure that the project has a storage for a uri's bucket, and that it can read."""
+        protocol, _, rest = uri.partition("://")
+        bucket = f"{protocol}://{rest.partition('/')[0]}"
+        if bucket not in self._ready:
+            storage = self._find_storage(bucket) or self._make_storage(bucket)
+            self._try_storage(storage, bucket, uri)
+            self._ready.add(bucket)
+
+    def _find_storage(self, bucket: str) -> dict[str, Any] | None:
+        protocol, _, name = bucket.partition("://")
+        path = f"/api/storages/{STORES[protocol]}"
+        for storage in self._client.get(path, params={"project": self._project}):
+            if storage["bucket"] == name:
+                return dict(storage)
+        return None
+
+    def _make_storage(self, bucket: str) -> dict[str, Any]:
+        protocol, _, name = bucket.partition("://")
+        body = {
+            "project": self._project,
+            "title": f"Images of {bucket}",
+            "description": "Made by captioner to show images; there is nothing to sync.",
+            "bucket": name,
+            "regex_filter": NOTHING,
+            "presign": True,
+            "presign_ttl": PRESIGN_MINUTES,
+        }
+        body |= _credentials(protocol)
+        try:
+            return dict(self._client.post(f"/api/storages/{STORES[protocol]}", json=body))
+        except OutcomeUnknownError:
+            found = self._find_storage(bucket)
+            if found is None:
+                raise
+            return found
+        except LabelStudioError as error:
+            raise LabelStudioError(
+                f"Label Studio cannot read {bucket}: {error}; give its server credentials for the "
+                "bucket (docs/label-studio.md), or push with previews"
+            ) from None
+
+    def _try_storage(self, storage: dict[str, Any], bucket: str, uri: str) -> None:
+        """Check that an address is found for an image; where nothing can sign, proxy instead.
+
+        On Google Cloud, credentials without a private key (those of a machine) cannot sign; Label
+        Studio then hands the image through itself.
+        """
+        if self._resolves(uri):
+            return
+        protocol, _, _ = bucket.partition("://")
+        if storage.get("presign"):
+            path = f"/api/storages/{STORES[protocol]}/{storage['id']}"
+            self._client.patch(path, {"presign": False})
+            if self._resolves(uri):
+                return
+            self._client.patch(path, {"presign": True})
+        raise LabelStudioError(
+            f"Label Studio has a storage for {bucket} but finds no address for {uri!r}; check the "
+            "credentials of its server for the bucket (docs/label-studio.md), or push with previews"
+        )
+
+    def _resolves(self, uri: str) -> bool:
+        name = base64.urlsafe_b64encode(uri.encode()).decode()
+        path = f"/projects/{self._project}/resolve/"
+        return self._client.status(path, params={"fileuri": name}) < 400
+
+    def _upload(
+        self, pictures: Sequence[Picture]
+    ) -> tuple[dict[str, str], list[tuple[Picture, str]]]:
+        """Upload previews of images, those of an interrupted push excepted."""
+        if not pictures:
+            return {}, []
+        uploads = self._known_uploads()
+        made, failed = _previews([p for p in pictures if p.image_id not in uploads])
+        for start in range(0, len(made), UPLOAD_FILES):
+            self._send(made[start : start + UPLOAD_FILES])
+        ids = (picture.image_id for picture in pictures)
+        return {i: uploads[i] for i in ids if i in uploads}, failed
+
+    def _send(self, previews: list[tuple[str, bytes]]) -> None:
+        """Upload some previews; what came through and was not said so is found again."""
+        uploads = self._known_uploads()
+        path = f"/api/projects/{self._project}/import"
+        for attempt in range(3):
+            rest = [(i, data) for i, data in previews if i not in uploads]
+            if not rest:
+                return
+            files = {f"file{n}": (f"{i}.jpg", d, "image/jpeg") for n, (i, d) in enumerate(rest)}
+            try:
+                answer = self._client.post(path, params={"commit_to_project": "false"}, files=files)
+                uploads.update(self._list(answer.get("file_upload_ids")))
+            except OutcomeUnknownError:
+                if attempt == 2:
+                    raise
+                uploads.update(self._list(None))
+        raise LabelStudioError(
+            f"Label Studio took {len(previews)} previews but does not list them; "
+            "push with the token of one user at a time"
+        )
+
+    def _known_uploads(self) -> dict[str, str]:
+        """Return the address of each uploaded preview by image id."""
+        if self._uploads is None:
+            self._uploads = self._list(None)
+        return self._uploads
+
+    def _list(self, ids: list[int] | None) -> dict[str, str]:
+        """List uploads: those with these numbers, or all of them."""
+        options = {"all": "true"} if ids is None else {"ids": str(ids)}
+        path = f"/api/projects/{self._project}/file-uploads"
+        found = {}
+        for upload in self._client.get(path, params=options):
+            name = Path(urlsplit(upload["file"]).path)
+            _, _, image_id = name.stem.partition("-")  # eight characters come before
+            found[image_id] = f"/data/{upload['file'].lstrip('/')}"
+        return found
+
+
+def _previews(
+    pictures: Iterable[Picture],
+) -> tuple[list[tuple[str, bytes]], list[tuple[Picture, str]]]:
+    """Make previews on a few threads; reading and decoding wait for no one there."""
+    made: list[tuple[str, bytes]] = []
+    failed: list[tuple[Picture, str]] = []
+    with ThreadPoolExecutor(PREVIEW_THREADS) as pool:
+        for picture, result in pool.map(_try(preview), pictures):
+            if isinstance(result, bytes):
+                made.append((picture.image_id, result))
+            else:
+                failed.append((picture, result))
+    return made, failed
+
+
+def _try(make: Callable[[str], bytes]) -> Callable[[Picture], tuple[Picture, bytes | str]]:
+    def attempt(picture: Picture) -> tuple[Picture, bytes | str]:
+        try:
+            return picture, make(picture.uri)
+        except (StorageError, ImageError) as error:
+            return picture, f"no preview: {error}"
+
+    return attempt
+
+
+def preview(uri: str) -> bytes:
+    """Make a small JPEG of an image, upright, in RGB, without its metadata.
+
+    Args:
+        uri: where the original is.
+
+    Returns:
+        The bytes of a JPEG of at most 512 x 512 pixels.
+
+    Raises:
+        StorageError: if the image cannot be read.
+        ImageError: if it cannot be decoded.
+    """
+    image = decode(read_bytes(uri), draft_size=PREVIEW_SIZE).image
+    image.thumbnail(PREVIEW_SIZE, Image.Resampling.LANCZOS)
+    output = io.BytesIO()
+    image.save(output, "JPEG", quality=PREVIEW_QUALITY)
+    return output.getvalue()
+
+
+def _credentials(protocol: str) -> dict[str, str]:
+    """Return what a storage needs to reach its bucket beyond what the server has itself.
+
+    Secrets go to Label Studio, which keeps them in its database, only where they were set for
+    that by name; the ones that this process reads images with are never handed on.
+    """
+    names = {
+        "s3": {
+            "aws_access_key_id": ("LABEL_STUDIO_STORAGE_AWS_ACCESS_KEY_ID",),
+            "aws_secret_access_key": ("LABEL_STUDIO_STORAGE_AWS_SECRET_ACCESS_KEY",),
+            "aws_session_token": ("LABEL_STUDIO_STORAGE_AWS_SESSION_TOKEN",),
+            "s3_endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+            "region_name": ("AWS_REGION", "AWS_DEFAULT_REGION"),
+        },
+        "gs": {},
+    }[protocol]
+    found = {
+        field: next((os.environ[name] for name in variables if os.environ.get(name)), "")
+        for field, variables in names.items()
+    }
+    key_file = os.environ.get("LABEL_STUDIO_STORAGE_GOOGLE_CREDENTIALS")
+    if protocol == "gs" and key_file:
+        try:
+            found["google_application_credentials"] = Path(key_file).read_text()
+        except OSError as error:
+            raise LabelStudioError(
+                f"the key file {key_file!r} that LABEL_STUDIO_STORAGE_GOOGLE_CREDENTIALS names "
+                f"was not read: {error.strerror}; correct the variable or unset it"
+            ) from None
+    return {field: value for field, value in found.items() if value}
