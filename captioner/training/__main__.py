@@ -1,0 +1,95 @@
+"""Train the embedded model from nothing: ``python -m captioner.training --output FOLDER``."""
+
+import argparse
+import copy
+import logging
+import os
+import resource
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from captioner.checkpoint import choose_device, embedded_path, load, save
+from captioner.decoders import LSTMDecoderConfig
+from captioner.encoders import GridEncoderConfig
+from captioner.evaluation.scenes import score_on_scenes
+from captioner.model import CaptionModel, ModelConfig
+from captioner.scenes import TRAINING, VALIDATION
+from captioner.training.data import render_scenes, scene_tokenizer
+from captioner.training.loop import TrainingConfig, train
+
+logger = logging.getLogger("captioner.training")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Render scenes, train on them, and save the model after each pass."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    began = time.monotonic()
+    torch.manual_seed(options.seed)
+    device = choose_device(options.device)
+    tokenizer = scene_tokenizer(TRAINING)
+    encoder = GridEncoderConfig()
+    data = render_scenes(
+        TRAINING,
+        options.scenes,
+        image_size=encoder.image_size,
+        tokenizer=tokenizer,
+        workers=options.workers,
+    )
+    logger.info("%d scenes rendered in %.0f s", len(data), time.monotonic() - began)
+    model = CaptionModel(
+        ModelConfig(
+            name=options.name,
+            encoder=encoder,
+            decoder=LSTMDecoderConfig(vocabulary_size=len(tokenizer)),
+        )
+    )
+
+    def save_and_score(epoch: int, weights: dict[str, Tensor]) -> None:
+        averaged = copy.deepcopy(model)
+        averaged.load_state_dict(weights)
+        save(averaged, tokenizer, options.output)
+        captioner = load(options.output, device=str(device))
+        scores = score_on_scenes(captioner, VALIDATION, options.validation)
+        logger.info(
+            "epoch %d of %d: %.1f%% of captions true, %.2f of the facts stated %s",
+            *(epoch + 1, options.epochs, 100 * scores.true_captions, scores.stated_facts),
+            dict(scores.problems),
+        )
+
+    config = TrainingConfig(
+        epochs=options.epochs, seed=options.seed, learning_rate=options.learning_rate
+    )
+    train(model, data, config, pad=tokenizer.pad, device=device, after_epoch=save_and_score)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    logger.info(
+        "%s: %.1f minutes, %.1f minutes of processor time",
+        options.output,
+        (time.monotonic() - began) / 60,
+        sum(usage.ru_utime + usage.ru_stime for usage in used) / 60,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m captioner.training", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--output", default=embedded_path(), help="folder of the checkpoint")
+    parser.add_argument("--name", default="scenes", help="first part of the model id")
+    parser.add_argument("--scenes", type=int, default=60_000, help="how many to train on")
+    parser.add_argument("--validation", type=int, default=500, help="scenes to score on")
+    parser.add_argument("--epochs", type=int, default=6, help="passes over the scenes")
+    parser.add_argument("--learning_rate", type=float, default=2e-3, help="the highest")
+    parser.add_argument("--seed", type=int, default=0, help="decides weights, order and captions")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes that render"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Scenes made ready to train on: rendered once, in memory, with captions of every mirror image."""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+
+import numpy as np
+import numpy.typing as npt
+
+from captioner.model import prepare
+from captioner.scenes import captions, render, sample
+from captioner.scenes.world import COLOURS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES
+from captioner.tokenizer import WordTokenizer
+
+MIRRORS = ((False, False), (True, False), (False, True), (True, True))
+"""Horizontally, vertically: every shape's mirror image is again that shape."""
+ATTRIBUTES: tuple[tuple[str, ...], ...] = (tuple(SIZES), TEXTURES, tuple(COLOURS), SHAPES)
+MAX_TOKENS = 24
+_CHUNK = 250
+
+
+@dataclass
+class SceneData:
+    """Scenes as arrays; s scenes.
+
+    Attributes:
+        pixels: [s x size x size x 3], uint8.
+        tokens: captions of each mirror image, [s x mirrors x captions x tokens], uint8, padded.
+        centres: of each object, x and y from 0 to 1, [s x objects x 2]; NaN where there is none.
+        attributes: which of each of ``ATTRIBUTES``, [s x objects x 4]; -1 where there is none.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    tokens: npt.NDArray[np.uint8]
+    centres: npt.NDArray[np.float32]
+    attributes: npt.NDArray[np.int8]
+
+    def __len__(self) -> int:
+        """How many scenes there are."""
+        return len(self.pixels)
+
+
+@dataclass
+class Batch:
+    """A part of the data, one caption a scene, as ``SceneData`` without mirrors and captions."""
+
+    pixels: npt.NDArray[np.uint8]
+    tokens: npt.NDArray[np.int64]
+    centres: npt.NDArray[np.float32]
+    attributes: npt.NDArray[np.int64]
+
+
+def scene_tokenizer(first_seed: int, count: int = 2000) -> WordTokenizer:
+    """Learn the words of the grammar from the captions of some scenes."""
+    return WordTokenizer.train(
+        text for seed in range(first_seed, first_seed + count) for text in captions(sample(seed))
+    )
+
+
+def render_scenes(
+    first_seed: int, count: int, *, image_size: int, tokenizer: WordTokenizer, workers: int
+) -> SceneData:
+    """Render scenes at full size, bring them to the model's, and write their captions."""
+    words = tokenizer.to_json()
+    starts = range(first_seed, first_seed + count, _CHUNK)
+    jobs = [(start, min(_CHUNK, first_seed + count - start)) for start in starts]
+    make = partial(_render_chunk, image_size=image_size, words=words)
+    pixels = np.empty((count, image_size, image_size, 3), np.uint8)
+    rest = []
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for (start, size), chunk in zip(jobs, pool.map(make, jobs), strict=True):
+            pixels[start - first_seed : start - first_seed + size] = chunk.pixels
+            rest.append((chunk.tokens, chunk.centres, chunk.attributes))
+    tokens, centres, attributes = (np.concatenate(parts) for parts in zip(*rest, strict=True))
+    return SceneData(pixels, tokens, centres, attributes)
+
+
+def _render_chunk(job: tuple[int, int], *, image_size: int, words: str) -> SceneData:
+    first_seed, count = job
+    tokenizer = WordTokenizer.from_json(words)
+    scenes = [sample(seed) for seed in range(first_seed, first_seed + count)]
+    texts = [
+        text
+        for scene in scenes
+        for across, down in MIRRORS
+        for text in captions(scene.mirrored(horizontally=across, vertically=down))
+    ]
+    tokens = np.full((len(texts), MAX_TOKENS), tokenizer.pad, np.uint8)
+    for row, ids in zip(tokens, tokenizer.encode(texts), strict=True):
+        row[: len(ids) + 2] = (tokenizer.start, *ids, tokenizer.end)
+    centres = np.full((count, MAX_OBJECTS, 2), np.nan, np.float32)
+    attributes = np.full((count, MAX_OBJECTS, len(ATTRIBUTES)), -1, np.int8)
+    for i, scene in enumerate(scenes):
+        for j, thing in enumerate(scene.objects):
+            centres[i, j] = thing.x, thing.y
+            attributes[i, j] = [
+                names.index(name) for names, name in zip(ATTRIBUTES, thing.attributes, strict=True)
+            ]
+    return SceneData(
+        np.stack([prepare(render(scene), image_size).pixels for scene in scenes]),
+        tokens.reshape(count, len(MIRRORS), -1, MAX_TOKENS),
+        centres,
+        attributes,
+    )
+
+
+def batches(data: SceneData, size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Go through the scenes once in random order, each mirrored at random.
+
+    Scenes of a batch differ in mirror and caption; what is left over of the last batch is dropped.
+    """
+    order = rng.permutation(len(data))
+    for start in range(0, len(order) - size + 1, size):
+        rows = order[start : start + size]
+        pixels, centres = data.pixels[rows], data.centres[rows]
+        mirror = rng.integers(len(MIRRORS), size=size)
+        for number, (across, down) in enumerate(MIRRORS):
+            chosen = mirror == number
+            part = pixels[chosen]
+            part = part[:, ::-1] if down else part
+            pixels[chosen] = part[:, :, ::-1] if across else part
+            if across:
+                centres[chosen, :, 0] = 1 - centres[chosen, :, 0]
+            if down:
+                centres[chosen, :, 1] = 1 - centres[chosen, :, 1]
+        said = rng.integers(data.tokens.shape[2], size=size)
+        tokens = data.tokens[rows, mirror, said].astype(np.int64)
+        longest = int((tokens != 0).sum(1).max())
+        yield Batch(pixels, tokens[:, :longest], centres, data.attributes[rows].astype(np.int64))
