@@ -54,18 +54,22 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Set environment variables for as long as the block runs, and put the old ones back."""
+def environment(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Set environment variables (None: unset) while the block runs; put the old ones back."""
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set_environment(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextlib.contextmanager
@@ -198,10 +202,26 @@ def _label_studio_venv() -> Path:
 
 
 @pytest.fixture(scope="session")
-def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabelStudio]:
-    """A real Label Studio with an empty database."""
+def label_studio(
+    tmp_path_factory: pytest.TempPathFactory, gcs_emulator: ObjectStore
+) -> Iterator[LabelStudio]:
+    """A real Label Studio with an empty database.
+
+    Of object stores it reaches the emulator of GCS, without a key to sign with; it has no
+    credentials for S3 but those that a project's storage brings.
+    """
     directory = tmp_path_factory.mktemp("label-studio")
-    started = server.start(directory, free_port(), _label_studio_venv())
+    objects = f"{gcs_emulator.endpoint}/download/storage/v1/b/{{bucket_name}}/o/{{blob_name}}"
+    variables = {name: None for name in os.environ if name.startswith(("AWS_", "LABEL_STUDIO_"))}
+    own = {
+        "STORAGE_EMULATOR_HOST": gcs_emulator.endpoint,
+        "RESOLVER_PROXY_GCS_DOWNLOAD_URL": f"{objects}?alt=media",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    }
+    with environment(variables):
+        started = server.start(directory, free_port(), _label_studio_venv(), own)
     try:
         login = started.login
         yield LabelStudio(
