@@ -67,6 +67,19 @@ class Archive:
             return _zip_members(self.filesystem.zip)
         return _tar_members(self.filesystem.tar)
 
+    def member(self, name: str) -> Member:
+        """Return the last file of that name.
+
+        Raises:
+            FileNotFoundError: if there is none.
+        """
+        try:
+            if isinstance(self.filesystem, ZipFileSystem):
+                return _zip_member(self.filesystem.zip.getinfo(name))
+            return _tar_member(self.filesystem.tar, self.filesystem.tar.getmember(name))
+        except KeyError as error:
+            raise FileNotFoundError(f"{name!r} is not in the archive") from error
+
     def read(self, name: str, size: int) -> bytes:
         """Return at most ``size`` first bytes of a member.
 
@@ -144,8 +157,12 @@ def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
     for info in archive.infolist():
         if info.is_dir() or last.get(info.filename) is not info:
             continue
-        problem = "it is encrypted" if info.flag_bits & _ENCRYPTED else None
-        yield Member(info.filename, info.file_size, f"{info.CRC:08x}", problem)
+        yield _zip_member(info)
+
+
+def _zip_member(info: zipfile.ZipInfo) -> Member:
+    problem = "it is encrypted" if info.flag_bits & _ENCRYPTED else None
+    return Member(info.filename, info.file_size, f"{info.CRC:08x}", problem)
 
 
 def _tar_members(archive: tarfile.TarFile) -> Iterator[Member]:

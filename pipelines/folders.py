@@ -1,5 +1,6 @@
 """What is right in one folder, page by page, with size and version from the listing itself."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,10 +9,13 @@ from typing import Any
 from pipelines import storage
 from pipelines.storage import StoredFile
 
+SORTED_ENTRIES = 100_000
+"""Names of a local folder that are sorted together: the order repeats, and memory is bounded."""
+
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, or the uri of a folder within the folder."""
+    """A file, or the uri of a folder within the folder; neither for the folder's own marker."""
 
     file: StoredFile | None = None
     folder: str | None = None
@@ -33,18 +37,23 @@ def scan(uri: str) -> Iterator[Entry]:
 
 def _scan_local(uri: str) -> Iterator[Entry]:
     with os.scandir(storage.local_path(uri) or "/") as found:
-        for item in found:
-            name = storage.join(uri, item.name)
-            if item.is_dir():
-                yield Entry(folder=name)
-                continue
-            try:
-                status = item.stat()
-            except OSError:  # a dangling link: reading it says so
-                yield Entry(StoredFile(name, None, ""))
-                continue
-            if item.is_file():
-                yield Entry(StoredFile(name, status.st_size, storage.local_version(status)))
+        while chunk := [*itertools.islice(found, SORTED_ENTRIES)]:
+            for item in sorted(chunk, key=lambda item: item.name):
+                yield from _local_entry(uri, item)
+
+
+def _local_entry(uri: str, item: "os.DirEntry[str]") -> Iterator[Entry]:
+    name = storage.join(uri, item.name)
+    if item.is_dir():
+        yield Entry(folder=name)
+        return
+    try:
+        status = item.stat()
+    except OSError:  # a dangling link, say: reading it tells why
+        yield Entry(StoredFile(name, None, ""))
+        return
+    if item.is_file():
+        yield Entry(StoredFile(name, status.st_size, storage.local_version(status)))
 
 
 def _prefix(key: str) -> str:
@@ -94,8 +103,8 @@ def _folder(protocol: str, bucket: str, prefix: str) -> Entry:
 
 
 def _object(protocol: str, bucket: str, key: str, size: int, info: dict[str, Any]) -> list[Entry]:
-    if key.endswith("/"):  # the marker of an empty folder
-        return []
+    if key.endswith("/"):  # an object that stands for the folder
+        return [Entry()]
     version = storage.version_from_info(protocol, info)
     return [Entry(StoredFile(f"{protocol}://{bucket}/{key}", size, version))]
 
@@ -104,7 +113,7 @@ def _scan_http(uri: str) -> Iterator[Entry]:
     """List the links on a server's page of a folder, without their sizes and versions."""
     filesystem = storage.filesystem_of(uri)
     folder = uri.rstrip("/") + "/"
-    for info in filesystem.ls(folder, detail=True):
+    for info in sorted(filesystem.ls(folder, detail=True), key=lambda info: info["name"]):
         name = info["name"]
         if not name.startswith(folder) or "?" in name or "#" in name or "/../" in name:
             continue  # links to other places and to orders of the same list
@@ -117,7 +126,7 @@ def _scan_http(uri: str) -> Iterator[Entry]:
 def _scan_other(uri: str) -> Iterator[Entry]:
     filesystem, path = storage.resolve(uri)
     protocol = storage.protocol_of(uri)
-    for info in filesystem.ls(path, detail=True):
+    for info in sorted(filesystem.ls(path, detail=True), key=lambda info: info["name"]):
         name = f"{protocol}://{info['name']}"
         if info["type"] == "directory":
             yield Entry(folder=name)

@@ -1,8 +1,45 @@
-"""Which images there are: folders, globs, list files and archives, on any store."""
+"""Which images there are: folders, globs, list files and archives, on any store.
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+`list_images` tells apart what each input is, before anything is listed, and then walks through
+it. Folders are walked several at a time, yet found in the same order every time.
+"""
+
+import csv
+import io
+import os
+import posixpath
+import re
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import IO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
+
+from pipelines import folders, storage
+from pipelines.folders import Entry
+from pipelines.storage import StorageError, StoredFile
+from schemas.identity import row_key
+from schemas.kinds import FailureKind
+from schemas.uris import credentials_in, join_archive, redact, split_archive
+
+IMAGE_EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif".split()
+)
+LIST_EXTENSIONS = (".txt", ".csv", ".parquet")
+COLUMN = "uri"
+HIDDEN = "hidden"
+EMPTY_ROW = "empty row"
+PAGE = 1000
+"""Entries of a folder that are held at a time; a page of an object store's listing."""
+
+_EXTENSION = re.compile(r"\.(?=[0-9_+-]*[a-z])[a-z0-9_+-]{1,10}$")
+_MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -36,7 +73,7 @@ class ListingCounts:
     Attributes:
         ignored: files left out, by extension (``.txt``); hidden files and folders as ``hidden``.
         duplicates: images that an earlier input had listed already.
-        not_matched: files that ``glob`` left out.
+        not_matched: files that ``glob`` left out, in the folders that it leads to.
     """
 
     ignored: Counter[str] = field(default_factory=Counter)
@@ -54,5 +91,548 @@ def list_images(
     threads: int = 16,
     counts: ListingCounts | None = None,
 ) -> Iterator[ImageRef]:
-    """List the images of all inputs, each once, as they are found."""
-    raise NotImplementedError
+    """List the images of all inputs, each once, as they are found.
+
+    Args:
+        inputs: folders, images, globs, list files (``.txt``, ``.csv``, ``.parquet``) and
+            archives, as paths or uris.
+        glob: which files to take, by their path within the input: ``**/*.png``, ``2024/*``.
+        threads: how many folders, or files of a list, to look at in one moment.
+        counts: where to count what was left out.
+
+    Raises:
+        ListingError: if an input is missing, cannot be read or carries credentials; at the call,
+            before anything is listed, except for what only reading on can show.
+    """
+    counts = ListingCounts() if counts is None else counts
+    listing = _Listing(Pattern(glob) if glob else None, threads, counts)
+    sources = [_source(text) for text in inputs]
+    may_overlap = len(sources) > 1 or any(isinstance(source, ListFile) for source in sources)
+    return _closing_pool(listing, sources, may_overlap)
+
+
+def _closing_pool(
+    listing: "_Listing", sources: "Sequence[Source]", may_overlap: bool
+) -> Iterator[ImageRef]:
+    with ThreadPoolExecutor(listing.threads, "list") as pool:
+        listing.pool = pool
+        found = chain.from_iterable(map(listing.refs, sources))
+        try:
+            yield from _once(found, listing.counts) if may_overlap else found
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _once(refs: Iterable[ImageRef], counts: ListingCounts) -> Iterator[ImageRef]:
+    """Pass each uri on once, remembering 16 bytes of each."""
+    seen: set[bytes] = set()
+    for ref in refs:
+        key = row_key(ref.uri)
+        if key in seen:
+            counts.duplicates += 1
+            continue
+        seen.add(key)
+        yield ref
+
+
+# --- what an input is ---------------------------------------------------------------------------
+
+
+class Pattern:
+    """A glob over paths relative to a folder: ``*`` within a name, ``**`` over folders."""
+
+    def __init__(self, glob: str) -> None:
+        self._whole = re.compile(glob_translate(glob), re.DOTALL)
+        self._parts = glob.split("/")
+        self._names = [re.compile(glob_translate(part), re.DOTALL) for part in self._parts]
+
+    def matches(self, path: str) -> bool:
+        """Say whether a file is meant."""
+        return self._whole.match(path) is not None
+
+    def leads_to(self, folder: str) -> bool:
+        """Say whether a folder may hold files that are meant."""
+        for number, name in enumerate(folder.split("/")):
+            if "**" in self._parts[number]:
+                return True
+            if number == len(self._parts) - 1 or not self._names[number].match(name):
+                return False
+        return True
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder, and which of its files an input's own glob means."""
+
+    uri: str
+    pattern: Pattern | None = None
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files that the user named, so that nothing about their names matters."""
+
+    uris: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ListFile:
+    """A file that names images."""
+
+    uri: str
+
+
+Source = Folder | Files | ListFile
+
+
+def _source(text: str) -> Source:
+    """Tell what an input is.
+
+    Raises:
+        ListingError: if it is nothing that can be listed.
+    """
+    found = credentials_in(text)
+    if found:
+        raise ListingError(
+            f"input {redact(text)!r} carries {found}, which would be written down with every row; "
+            "name the file without it, and let the environment log in"
+        )
+    try:
+        uri = storage.absolute_uri(text)
+        return _http_source(uri) if storage.protocol_of(uri) == "http" else _stored_source(uri)
+    except (StorageError, ValueError) as error:
+        raise ListingError(f"input {redact(text)!r}: {error}") from error
+
+
+def _http_source(uri: str) -> Source:
+    """Tell by the address alone; a query is not a glob."""
+    if uri.endswith("/"):
+        return _checked_folder(uri.rstrip("/"))
+    if "*" in uri:
+        return _glob_source(uri)
+    return _file_source(uri)
+
+
+def _stored_source(uri: str) -> Source:
+    if _is_folder(uri):
+        return Folder(uri)
+    try:
+        storage.stat(uri)
+        return _file_source(uri)
+    except StorageError as error:
+        if error.kind is not FailureKind.NOT_FOUND:
+            raise
+        if _MAGIC.search(_path_part(uri)):
+            return _glob_source(uri)
+        what = "no such file or folder"
+        raise ListingError(
+            f"input {redact(uri)!r}: {what}; check the spelling"
+            + (", the bucket and who may list it" if uri.startswith(("gs://", "s3://")) else "")
+        ) from error
+
+
+def _is_folder(uri: str) -> bool:
+    """Say whether there is a folder; in a bucket, whether anything begins with its name."""
+    protocol = storage.protocol_of(uri)
+    if protocol == "file":
+        return os.path.isdir(storage.local_path(uri))
+    if protocol in ("zip", "tar"):
+        return _archive_has_folder(uri)
+    if protocol in ("gs", "s3"):
+        return _bucket_has_folder(uri)
+    filesystem, path = storage.resolve(uri)
+    return bool(filesystem.isdir(path))
+
+
+def _bucket_has_folder(uri: str) -> bool:
+    bucket, key = storage.bucket_and_key(uri)
+    try:
+        first = next(folders.scan(uri), None)
+    except FileNotFoundError as error:
+        raise ListingError(
+            f"input {uri!r}: there is no bucket {bucket!r}; check the spelling and who may list it"
+        ) from error
+    except Exception as error:
+        raise storage.failure(uri, error, "list") from error
+    return first is not None or not key
+
+
+def _archive_has_folder(uri: str) -> bool:
+    archive = split_archive(uri)
+    assert archive is not None
+    members = storage.open_archive(archive.protocol, archive.archive).members()
+    prefix = archive.member + "/"
+    return not archive.member or any(member.name.startswith(prefix) for member in members)
+
+
+def _checked_folder(uri: str) -> Folder:
+    try:
+        next(iter(folders.scan(uri)), None)
+    except Exception as error:
+        raise storage.failure(uri, error, "list") from error
+    return Folder(uri)
+
+
+def _file_source(uri: str) -> Source:
+    path = _path_part(uri)
+    is_list = path.lower().endswith(LIST_EXTENSIONS) and not split_archive(uri)
+    return ListFile(uri) if is_list else Files((uri,))
+
+
+def _path_part(uri: str) -> str:
+    """Return the part of a uri in which a glob may stand."""
+    archive = split_archive(uri)
+    if archive:
+        return archive.member
+    if storage.protocol_of(uri) == "http":
+        return re.split(r"[?#]", uri, maxsplit=1)[0]
+    return uri.partition("://")[2]
+
+
+def _glob_source(uri: str) -> Folder:
+    """Split ``gs://b/a*/x.jpg`` into the folder ``gs://b`` and the pattern ``a*/x.jpg``."""
+    archive = split_archive(uri)
+    if archive:
+        return Folder(join_archive(archive.protocol, "", archive.archive), Pattern(archive.member))
+    root, parts = uri.partition("://")[0] + "://", uri.partition("://")[2].split("/")
+    taken = 0
+    while taken < len(parts) - 1 and _is_literal(root, parts[: taken + 1]):
+        taken += 1
+    if taken == 0:
+        raise ListingError(f"input {redact(uri)!r}: a glob cannot stand for buckets or servers")
+    folder = root + "/".join(parts[:taken])
+    return Folder(_checked_root(folder), Pattern("/".join(parts[taken:])))
+
+
+def _is_literal(root: str, parts: Sequence[str]) -> bool:
+    """Say whether the last part is a name; on a disk, one that exists is, whatever is in it."""
+    if not _MAGIC.search(parts[-1]):
+        return True
+    return root == "file://" and os.path.lexists("/".join(parts))
+
+
+def _checked_root(folder: str) -> str:
+    if storage.protocol_of(folder) != "http" and not _is_folder(folder or "/"):
+        raise ListingError(f"input {redact(folder)!r}: no such folder; check the spelling")
+    return folder
+
+
+# --- walking through it -------------------------------------------------------------------------
+
+
+class _Scan:
+    """A folder being listed: its pages are fetched on the pool, one ahead of what is used."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri
+        self.subfolders: list[str] = []
+        self._entries: Iterator[Entry] | None = None
+        self._page: Future[list[Entry]] | None = None
+
+    def start(self, pool: ThreadPoolExecutor) -> None:
+        """Fetch the next page, unless that is under way."""
+        if self._page is None:
+            self._page = pool.submit(self._fetch)
+
+    def next_page(self, pool: ThreadPoolExecutor) -> list[Entry]:
+        """Return a page, empty after the last one."""
+        self.start(pool)
+        assert self._page is not None
+        page, self._page = self._page.result(), None
+        if page:
+            self.start(pool)
+        return page
+
+    def _fetch(self) -> list[Entry]:
+        if self._entries is None:
+            self._entries = iter(folders.scan(self.uri))
+        return [*islice(self._entries, PAGE)]
+
+
+@dataclass
+class _Listing:
+    """One listing under way: how to go through each kind of input."""
+
+    glob: Pattern | None
+    threads: int
+    counts: ListingCounts
+    pool: ThreadPoolExecutor = field(init=False)
+
+    def refs(self, source: Source) -> Iterator[ImageRef]:
+        """List an input."""
+        if isinstance(source, Files):
+            return self._looked_at(source.uris)
+        if isinstance(source, ListFile):
+            return self._looked_at(self._named_in(source.uri))
+        if split_archive(source.uri):
+            return self._in_archive(source)
+        found = self._in_folder(source)
+        if storage.protocol_of(source.uri) == "http":
+            return self._looked_at(file.uri for file in found if isinstance(file, StoredFile))
+        return (file if isinstance(file, ImageRef) else _ref(file) for file in found)
+
+    # Folders: those next in line are fetched together, and used in order.
+
+    def _in_folder(self, source: Folder) -> Iterator[StoredFile | ImageRef]:
+        followed: set[str] = set()
+        stack = [_Scan(source.uri)]
+        while stack:
+            for scan in stack[-self.threads :]:
+                scan.start(self.pool)
+            scan = stack[-1]
+            try:
+                page = scan.next_page(self.pool)
+            except Exception as error:
+                stack.pop()
+                yield self._unlisted(source, scan.uri, error)
+                page = []
+            else:
+                yield from self._page(source, scan, page)
+                if not page:
+                    stack.pop()
+            if not page:
+                inner = [uri for uri in scan.subfolders if _is_new(uri, followed)]
+                stack.extend(_Scan(uri) for uri in reversed(inner))
+
+    def _page(self, source: Folder, scan: _Scan, page: list[Entry]) -> Iterator[StoredFile]:
+        for entry in page:
+            if entry.folder is not None and self._may_enter(source, scan, entry.folder):
+                scan.subfolders.append(entry.folder)
+            if entry.file is not None and self._is_wanted(source, entry.file.uri):
+                yield entry.file
+
+    def _may_enter(self, source: Folder, scan: _Scan, folder: str) -> bool:
+        path = _relative(folder.removesuffix("/"), source.uri)
+        if len(folder) <= len(scan.uri) or not self._lead_to(source, path):
+            return False
+        return not self._count_hidden(path.rpartition("/")[2])
+
+    def _lead_to(self, source: Folder, path: str) -> bool:
+        patterns = [pattern for pattern in (source.pattern, self.glob) if pattern]
+        return all(pattern.leads_to(path) for pattern in patterns)
+
+    def _is_wanted(self, source: Folder, uri: str) -> bool:
+        path = _relative(uri, source.uri)
+        if source.pattern and not source.pattern.matches(path):
+            return False
+        if self.glob and not self.glob.matches(path):
+            self.counts.not_matched += 1
+            return False
+        name = path.rpartition("/")[2]
+        return not self._count_hidden(name) and not self._count_other(name)
+
+    def _count_hidden(self, name: str) -> bool:
+        hidden = name.startswith(".") or name == "__MACOSX"
+        if hidden:
+            self.counts.ignored[HIDDEN] += 1
+        return hidden
+
+    def _count_other(self, name: str) -> bool:
+        """Count a file whose extension is that of something else; without one, bytes decide."""
+        found = _EXTENSION.search(name.lower())
+        other = found is not None and found[0] not in IMAGE_EXTENSIONS
+        if found and other:
+            self.counts.ignored[found[0]] += 1
+        return other
+
+    def _unlisted(self, source: Folder, folder: str, error: Exception) -> ImageRef:
+        """Return the failure that stands for the images of a folder that cannot be listed.
+
+        Raises:
+            ListingError: if it is the input itself.
+        """
+        failure = storage.failure(folder, error, "list")
+        if folder == source.uri:
+            raise ListingError(f"input {redact(folder)!r}: {failure}") from error
+        return _bad(folder, failure.kind, f"{failure} (its images were not listed)")
+
+    # Archives: the list of members is in the archive.
+
+    def _in_archive(self, source: Folder) -> Iterator[ImageRef]:
+        root = split_archive(source.uri)
+        assert root is not None
+        archive = storage.open_archive(root.protocol, root.archive)
+        prefix = root.member + "/" if root.member else ""
+        for member in archive.members():
+            if not member.name.startswith(prefix):
+                continue
+            path = posixpath.normpath(member.name.removeprefix(prefix)).lstrip("/")
+            folders_hidden = any(self._count_hidden(part) for part in path.split("/")[:-1])
+            if folders_hidden or not self._is_wanted(Folder("", source.pattern), path):
+                continue
+            uri = join_archive(root.protocol, member.name, root.archive)
+            version = storage.archive_member_version(
+                root.protocol, archive.version, member.checksum
+            )
+            if member.problem or _split_name(uri) != member.name:
+                problem = member.problem or "its name reads as a uri"
+                yield _bad(uri, FailureKind.UNSUPPORTED, f"{uri!r}: {problem}", version)
+            else:
+                yield _ref(StoredFile(uri, member.num_bytes, version))
+
+    # List files, and files named one by one: each is looked at.
+
+    def _looked_at(self, uris: Iterable[str]) -> Iterator[ImageRef]:
+        """Look at files, many at a time, in order."""
+        window: deque[Future[ImageRef]] = deque()
+        for uri in uris:
+            window.append(self.pool.submit(_look_at, uri))
+            if len(window) >= 4 * self.threads:
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
+
+    def _named_in(self, list_uri: str) -> Iterator[str]:
+        """Iterate over the uris that a list file names.
+
+        Raises:
+            ListingError: if it names none, or has no column ``uri``.
+        """
+        folder = list_uri.rpartition("/")[0]
+        named = 0
+        for line in _lines(list_uri):
+            if not line:
+                self.counts.ignored[EMPTY_ROW] += 1
+                continue
+            named += 1
+            uri = _line_uri(line, folder)
+            if self.glob and not self.glob.matches(_relative(uri, folder)):
+                self.counts.not_matched += 1
+                continue
+            yield uri
+        if not named:
+            raise ListingError(f"list file {redact(list_uri)!r} names no image")
+
+
+def _is_new(folder: str, followed: set[str]) -> bool:
+    """Say whether to enter a folder: a link to a folder above it, or followed before, is not."""
+    if not folder.startswith("file://") or not os.path.islink(storage.local_path(folder)):
+        return True
+    path = storage.local_path(folder)
+    target = os.path.realpath(path)
+    above = os.path.realpath(os.path.dirname(path))
+    if target in followed or f"{above}/".startswith(f"{target.rstrip('/')}/"):
+        return False
+    followed.add(target)
+    return True
+
+
+def _relative(uri: str, folder: str) -> str:
+    prefix = folder.rstrip("/") + "/" if folder else ""
+    if uri.startswith(prefix):
+        return uri.removeprefix(prefix).lstrip("/")
+    return _path_part(uri).lstrip("/")
+
+
+def _split_name(uri: str) -> str:
+    found = split_archive(uri)
+    return found.member if found else ""
+
+
+def _ref(file: StoredFile) -> ImageRef:
+    """Return a file as an image to caption; a name that Parquet cannot hold becomes a failure."""
+    try:
+        file.uri.encode()
+    except UnicodeEncodeError:
+        message = f"the name of {_readable(file.uri)!r} is not valid UTF-8; rename the file"
+        return _bad(file.uri, FailureKind.UNSUPPORTED, message, file.version)
+    return ImageRef(file.uri, file.version, file.num_bytes)
+
+
+def _bad(uri: str, kind: FailureKind, message: str, version: str = "") -> ImageRef:
+    readable = _readable(redact(uri) if credentials_in(uri) else uri)
+    return ImageRef(readable, version, None, kind.value, _readable(message))
+
+
+def _readable(text: str) -> str:
+    """Write the bytes of a name that are not UTF-8 as escapes, so that names stay different."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _look_at(uri: str) -> ImageRef:
+    found = credentials_in(uri)
+    if found:
+        message = f"{redact(uri)!r} carries {found}; name the file without it"
+        return _bad(uri, FailureKind.UNSUPPORTED, message)
+    try:
+        return _ref(storage.stat(uri))
+    except StorageError as error:
+        return _bad(uri, error.kind, str(error))
+
+
+# --- list files ---------------------------------------------------------------------------------
+
+
+def _line_uri(line: str, folder: str) -> str:
+    """Return the uri that a line names: absolute, or relative to the list file's folder."""
+    if "://" in line:
+        protocol = line.partition("://")[0].lower()
+        return line if protocol in ("http", "https", "zip", "tar") else _normal(line)
+    if line.startswith("/"):
+        return _normal("file://" + line)
+    return _normal(f"{folder}/{line}")
+
+
+def _normal(uri: str) -> str:
+    """Resolve ``.`` and ``..``, which no store but a disk knows, and other names of protocols."""
+    protocol, _, rest = uri.partition("://")
+    protocol = {"gcs": "gs", "s3a": "s3", "local": "file"}.get(protocol.lower(), protocol.lower())
+    if protocol not in ("file", "memory") and not re.search(r"(^|/)\.\.?(/|$)", rest):
+        return f"{protocol}://{rest}"
+    path = posixpath.normpath(rest)
+    return f"{protocol}:///{path.lstrip('/')}" if rest.startswith("/") else f"{protocol}://{path}"
+
+
+def _lines(uri: str) -> Iterator[str]:
+    """Iterate over what a list file holds, a page at a time.
+
+    Raises:
+        ListingError: if it cannot be read, or has no column ``uri``.
+    """
+    readers: dict[str, Callable[[IO[bytes], str], Iterator[str]]] = {
+        ".csv": _csv_lines,
+        ".parquet": _parquet_lines,
+    }
+    read = readers.get(posixpath.splitext(uri.lower())[1], _text_lines)
+    try:
+        filesystem, path = storage.resolve(uri)
+        with closing(filesystem.open(path, "rb")) as file:
+            yield from read(file, uri)
+    except (pa.ArrowException, csv.Error) as error:
+        raise ListingError(f"list file {redact(uri)!r} cannot be read: {error}") from error
+    except (StorageError, OSError) as error:
+        failure = storage.failure(uri, error) if isinstance(error, OSError) else error
+        raise ListingError(f"list file: {failure}") from error
+
+
+def _text(file: IO[bytes]) -> io.TextIOWrapper:
+    return io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
+
+
+def _text_lines(file: IO[bytes], uri: str) -> Iterator[str]:
+    for line in file:
+        yield line.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
+
+
+def _csv_lines(file: IO[bytes], uri: str) -> Iterator[str]:
+    rows = csv.DictReader(_text(file))
+    _check_column(rows.fieldnames or (), uri)
+    for row in rows:
+        yield row[COLUMN] or ""
+
+
+def _parquet_lines(file: IO[bytes], uri: str) -> Iterator[str]:
+    table = pq.ParquetFile(file)
+    _check_column(table.schema_arrow.names, uri)
+    for batch in table.iter_batches(columns=[COLUMN]):
+        for value in batch.column(0).to_pylist():
+            yield "" if value is None else str(value)
+
+
+def _check_column(names: Iterable[str], uri: str) -> None:
+    names = [*names]
+    if COLUMN not in names:
+        raise ListingError(
+            f"list file {redact(uri)!r} has no column {COLUMN!r}, only "
+            f"{', '.join(map(repr, names)) or 'none'}; rename the one that holds the images' uris"
+        )

@@ -268,6 +268,12 @@ def _stat(uri: str) -> StoredFile:
     if protocol == "http":
         filesystem = filesystem_of(uri)
         return sync(filesystem.loop, _http_stat, filesystem, uri)
+    member = _split(uri)
+    if member:
+        archive = open_archive(member.protocol, member.archive)
+        found_member = archive.member(member.member)
+        version = archive_member_version(protocol, archive.version, found_member.checksum)
+        return StoredFile(uri, found_member.num_bytes, version)
     filesystem, path = resolve(uri)
     info = filesystem.info(path)
     if info["type"] != "file":
@@ -708,6 +714,8 @@ def failure(uri: str, error: Exception, verb: str = "read") -> StorageError:
         error: what was raised.
         verb: what was tried: read, write, list, remove, move.
     """
+    if isinstance(error, StorageError):
+        return error
     kind = _kind(error)
     protocol = protocol_of(uri)
     remedy = _REMEDIES.get((kind, protocol), _REMEDIES.get((kind, ""), ""))
