@@ -1,0 +1,74 @@
+# Everything a user or contributor does, by name. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+LABEL_STUDIO_VENV := .venv-labelstudio
+RUN := .run
+SAMPLE := $(RUN)/sample
+OUTPUT := $(RUN)/output
+
+.PHONY: help install install-test run stop labelstudio test style model bench clean
+
+help: ## what there is
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(BIN)/python setup.py constraints.txt
+	@echo "installing the project into $(VENV) (some minutes, once)"
+	@# Without an NVIDIA driver the CPU build of torch will do: it spares gigabytes of CUDA.
+	if ! command -v nvidia-smi >/dev/null; then \
+	    $(PIP) --retries 0 --find-links https://download.pytorch.org/whl/cpu/torch/ torch; fi
+	$(PIP) --editable .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(PIP) --editable '.[test]'
+	@touch $@
+
+install: $(VENV)/installed ## a virtual environment with the project in it
+
+install-test: $(VENV)/installed-test
+
+labelstudio: install ## a real Label Studio on this machine, for the review queue
+	@$(BIN)/python -m pipelines.labelstudio.server start --directory $(RUN)/labelstudio \
+	    --venv $(LABEL_STUDIO_VENV)
+
+$(SAMPLE)/metadata.jsonl: | $(VENV)/installed
+	@$(BIN)/captioner scenes --count 60 --seed 7 --output $(SAMPLE)
+
+run: install labelstudio $(SAMPLE)/metadata.jsonl ## the main job on a sample folder, with a review queue
+	@$(BIN)/captioner annotate --input $(SAMPLE) --output $(OUTPUT) --review_below 0.85 \
+	    --label_studio_url "$$(cat $(RUN)/labelstudio/url)" \
+	    --label_studio_token_file $(RUN)/labelstudio/token \
+	    --label_studio_project "Captions to review"
+	@$(BIN)/python -m pipelines.labelstudio.server status --directory $(RUN)/labelstudio
+	@echo "make stop ends Label Studio."
+
+stop: ## end the Label Studio that `make run` started
+	@if [ -x $(BIN)/python ]; then \
+	    $(BIN)/python -m pipelines.labelstudio.server stop --directory $(RUN)/labelstudio; fi
+
+test: install-test ## all tests, with the real servers that they need
+	$(BIN)/python -m pytest
+
+style: install-test ## what CI checks besides the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict -p schemas -p captioner
+	$(BIN)/mypy -p pipelines
+
+model: install ## train the embedded model from nothing (under 40 minutes on two cores)
+	$(BIN)/python -m captioner.training --output captioner/data/embedded
+
+bench: install-test ## measure the embedded model's accuracy and speed
+	$(BIN)/python benchmarks/scenes_accuracy.py
+
+clean: stop ## remove what `make run` wrote (not the virtual environments)
+	rm -rf $(RUN)

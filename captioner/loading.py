@@ -1,0 +1,47 @@
+"""From what a user names to a captioner that is ready."""
+
+import json
+
+import fsspec
+
+from captioner import checkpoint, huggingface
+from captioner.contract import Captioner, DecodingConfig, ModelLoadError
+from schemas.uris import redact
+
+EMBEDDED = "embedded"
+"""The name of the small model that comes with the package."""
+
+
+def load(name: str, device: str = "auto", decoding: DecodingConfig | None = None) -> Captioner:
+    """Load a captioner.
+
+    Args:
+        name: ``embedded``; a folder on any store, with a checkpoint of this project or of
+            ``transformers``; or the name of a model on the Hugging Face hub.
+        device: auto, cpu, cuda or mps.
+        decoding: how captions are made; greedy unless told otherwise.
+
+    Raises:
+        ModelLoadError: if there is no such model, or it cannot be used.
+    """
+    decoding = decoding or DecodingConfig()
+    if name == EMBEDDED:
+        return checkpoint.load(checkpoint.embedded_path(), device, decoding)
+    config = _folder_config(name)
+    if config is not None and "format_version" in config:
+        return checkpoint.load(name, device, decoding)
+    return huggingface.load(name, device, decoding)
+
+
+def _folder_config(name: str) -> dict[str, object] | None:
+    """Return the ``config.json`` of a folder, or None if there is no such file."""
+    try:
+        with fsspec.open(f"{name.rstrip('/')}/config.json", "rb") as file:
+            config = json.loads(file.read(1_000_000))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, ImportError) as error:
+        raise ModelLoadError(
+            f"config.json of model {redact(name)} cannot be read: {redact(str(error))}"
+        ) from error
+    return config if isinstance(config, dict) else None

@@ -1,0 +1,47 @@
+"""The model of a process: loaded once, shared by every step and wave in it."""
+
+import torch
+from apache_beam.utils.shared import Shared
+
+from captioner.contract import Captioner, ModelLoadError
+from captioner.loading import load
+from pipelines.config import AnnotateConfig
+
+
+def acquire(shared: Shared, config: AnnotateConfig) -> Captioner:
+    """Return this process's captioner, loading it the first time.
+
+    Raises:
+        ModelLoadError: if it cannot be loaded or is not the model that the run began with.
+    """
+
+    def load_once() -> Captioner:
+        captioner = load(config.model, config.device, config.decoding)
+        if captioner.model_id != config.model_id:
+            raise ModelLoadError(
+                f"{config.model} is now {captioner.model_id}, but the run began with "
+                f"{config.model_id}. Start the run again, with a model that stays as it is."
+            )
+        return captioner
+
+    captioner: Captioner = shared.acquire(load_once, tag=_tag(config))
+    return captioner
+
+
+def keep_loaded(shared: Shared, captioner: Captioner, config: AnnotateConfig) -> None:
+    """Make a model that is loaded already this process's captioner."""
+    shared.acquire(lambda: captioner, tag=_tag(config))
+
+
+def _tag(config: AnnotateConfig) -> str:
+    return f"{config.model_id} {config.decoding.id}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that a batch was too large for the device's memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in text or "can't allocate memory" in text
+    )

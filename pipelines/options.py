@@ -1,0 +1,283 @@
+"""The command line: our options, grouped by what they are for, and every option of Beam's."""
+
+import argparse
+import difflib
+import os
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+from captioner.contract import PRECISIONS
+from captioner.images import Limits
+from captioner.loading import EMBEDDED
+from pipelines import __version__
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_TOO_MANY_FAILURES = 3
+EXIT_NOT_PUSHED = 4
+EXIT_STOPPED = 130
+
+_EXITS = """\
+exit status:
+  0    done
+  1    the run failed, or does not balance
+  2    wrong usage: an option, an input or a model that cannot be used
+  3    done, but more images failed than --max_failure_rate allows
+  4    captions committed, but the push to Label Studio did not finish
+  130  stopped by the user; what was finished is committed
+"""
+
+_EXAMPLE = """\
+example:
+  captioner annotate --input photos gs://bucket/more --output captions
+
+Run the same command again after a crash, a stop, or when images were added: only new, changed
+or failed images are captioned.
+
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors exit with the documented status and suggest what was meant."""
+
+    def __init__(self, **settings: Any) -> None:
+        settings.setdefault("allow_abbrev", False)
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, without the page of usage."""
+        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nSee {self.prog} --help\n")
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return our options, and those that are Beam's as they were given.
+
+    Exits with status 2 on wrong usage.
+    """
+    parser, annotate = _parsers()
+    if not argv:
+        parser.print_help()
+        parser.exit(EXIT_USAGE)
+    args, rest = parser.parse_known_args(argv)
+    if args.command == "annotate":
+        _check_unknown(annotate, rest)
+    elif rest:
+        args.parser.error(_unknown(rest[0], _flags(args.parser)))
+    return args, rest
+
+
+def _parsers() -> tuple[_Parser, _Parser]:
+    parser = _Parser(
+        prog="captioner",
+        description="Captions for folders of images, in Parquet, and a review queue.",
+    )
+    parser.add_argument("--version", action="version", version=f"captioner {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    annotate = commands.add_parser(
+        "annotate",
+        help="caption the images of folders, write Parquet, queue what is unsure",
+        description="Caption every image of the inputs once; write Parquet; queue what is unsure.",
+        epilog=_EXAMPLE + _EXITS,
+    )
+    annotate.set_defaults(parser=annotate)
+    _add_annotate(annotate)
+    _add_review(commands)
+    _add_compact(commands)
+    _add_scenes(commands)
+    return parser, annotate
+
+
+def _add_annotate(parser: argparse.ArgumentParser) -> None:
+    files = parser.add_argument_group("input and output")
+    files.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="URI",
+        help="folders, images, globs, zip or tar archives, or list files (.txt, or .csv and "
+        ".parquet with a column uri), on any store: a path, gs://, s3://, http://, ...",
+    )
+    files.add_argument("--output", required=True, metavar="URI", help="folder for the Parquet")
+    files.add_argument(
+        "--glob", metavar="PATTERN", help="only images whose path in the input matches: '2024/**'"
+    )
+    files.add_argument(
+        "--limit", type=_positive, metavar="N", help="caption at most N images in this run"
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        default=EMBEDDED,
+        help="a model folder on any store, or the name of a Hugging Face image-to-text model such "
+        "as Salesforce/blip-image-captioning-base (default: %(default)s, which knows drawn "
+        "scenes only)",
+    )
+    model.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)"
+    )
+    model.add_argument(
+        "--precision", default="float32", choices=PRECISIONS, help="(default: float32)"
+    )
+    model.add_argument(
+        "--batch_size",
+        type=_positive,
+        default=32,
+        metavar="N",
+        help="images through the model at once; fewer after an out-of-memory error "
+        "(default: %(default)s)",
+    )
+    images = parser.add_argument_group("images")
+    images.add_argument(
+        "--draft",
+        action="store_true",
+        help="decode JPEG at a reduced scale: faster on large photographs, pixels differ a little",
+    )
+    images.add_argument(
+        "--max_image_bytes",
+        type=_positive,
+        default=Limits().max_bytes,
+        metavar="N",
+        help="larger files fail, unread (default: %(default)s)",
+    )
+    images.add_argument(
+        "--max_image_pixels",
+        type=_positive,
+        default=Limits().max_pixels,
+        metavar="N",
+        help="images of more pixels fail, undecoded (default: %(default)s)",
+    )
+    images.add_argument(
+        "--max_failure_rate",
+        type=_share,
+        default=0.1,
+        metavar="SHARE",
+        help="exit with status 3 if more of the images failed (default: %(default)s)",
+    )
+    review = parser.add_argument_group("review")
+    review.add_argument(
+        "--review_below",
+        type=_share,
+        default=0.5,
+        metavar="P",
+        help="queue captions with a confidence below P; 0 queues none (default: %(default)s)",
+    )
+    _add_label_studio(review, required=False)
+    beam = parser.add_argument_group(
+        "Beam",
+        "Every option of Apache Beam's is taken as well, e.g. --runner, --direct_running_mode, "
+        "--direct_num_workers, --project, --region, --temp_location, --setup_file. "
+        "Without --runner the job runs in this process.",
+    )
+    beam.add_argument(
+        "--accelerator",
+        metavar="HINT",
+        help="GPU for Dataflow's workers: 'type:nvidia-l4;count:1;install-nvidia-driver'",
+    )
+    beam.add_argument("--min_ram", metavar="SIZE", help="memory for Dataflow's workers, e.g. 16GB")
+
+
+def _add_label_studio(group: argparse._ArgumentGroup, required: bool) -> None:
+    group.add_argument(
+        "--label_studio_url",
+        required=required and "LABEL_STUDIO_URL" not in os.environ,
+        default=os.environ.get("LABEL_STUDIO_URL"),
+        metavar="URL",
+        help="push the queue to this Label Studio (default: the environment's LABEL_STUDIO_URL)",
+    )
+    group.add_argument(
+        "--label_studio_project",
+        default="Captions to review",
+        metavar="TITLE",
+        help="made if there is none of that title (default: %(default)s)",
+    )
+    group.add_argument(
+        "--label_studio_token_file",
+        metavar="FILE",
+        help="holds the access token, personal or legacy (default: the environment's "
+        "LABEL_STUDIO_API_KEY)",
+    )
+
+
+def _add_review(commands: Any) -> None:
+    review = commands.add_parser("review", help="plan the review queue, or push it")
+    actions = review.add_subparsers(dest="action", metavar="ACTION", required=True)
+    plan = actions.add_parser("plan", help="choose which committed captions need a person")
+    plan.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
+    plan.add_argument("--review_below", type=_share, required=True, metavar="P")
+    plan.add_argument("--model_id", help="plan this model's captions only (default: all)")
+    push = actions.add_parser("push", help="send the queue to Label Studio; what is there stays")
+    push.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
+    _add_label_studio(push.add_argument_group("Label Studio"), required=True)
+    for parser in (plan, push):
+        parser.set_defaults(parser=parser)
+
+
+def _add_compact(commands: Any) -> None:
+    compact = commands.add_parser("compact", help="merge an output's small files into few")
+    compact.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
+    compact.add_argument(
+        "--max_file_bytes",
+        type=_positive,
+        default=128 * 1024 * 1024,
+        metavar="N",
+        help="size of a file at most, about (default: %(default)s)",
+    )
+    compact.set_defaults(parser=compact)
+
+
+def _add_scenes(commands: Any) -> None:
+    scenes = commands.add_parser("scenes", help="write a folder of drawn scenes with captions")
+    scenes.add_argument("--count", type=_positive, required=True, metavar="N")
+    scenes.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    scenes.add_argument("--output", required=True, metavar="DIR")
+    scenes.set_defaults(parser=scenes)
+
+
+def _positive(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return number
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return number
+
+
+def _check_unknown(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
+    """Refuse what is neither ours nor Beam's: Beam itself would warn and go on without it."""
+    beam = _BeamArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(beam)
+    try:
+        _, unknown = beam.parse_known_args(list(rest))
+    except (argparse.ArgumentError, ValueError) as error:
+        parser.error(str(error))
+    if unknown:
+        parser.error(_unknown(unknown[0], [*_flags(parser), *_flags(beam)]))
+
+
+def _flags(parser: argparse.ArgumentParser) -> list[str]:
+    return [flag for action in parser._actions for flag in action.option_strings]
+
+
+def _unknown(argument: str, flags: Sequence[str]) -> str:
+    flag = argument.partition("=")[0]
+    if not flag.startswith("-"):
+        return f"unexpected argument {argument!r}"
+    nearest = difflib.get_close_matches(flag.replace("-", "_").replace("__", "--", 1), flags, 1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"unknown option {flag}{hint}"

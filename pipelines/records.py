@@ -1,0 +1,101 @@
+"""What passes from step to step: small records, and pixels only between decode and caption."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from captioner.contract import Caption, Prepared
+from pipelines.config import AnnotateConfig
+from pipelines.listing import ImageRef
+from schemas.kinds import FailureKind, Stage
+from schemas.uris import redact
+
+MAX_MESSAGE = 1_000
+"""Characters of an error message that are kept."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image without a caption, and why (promise 2)."""
+
+    ref: ImageRef
+    stage: Stage
+    kind: FailureKind
+    message: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image that was read and decoded, at the model's size."""
+
+    ref: ImageRef
+    image_id: str
+    num_bytes: int
+    width: int
+    height: int
+    format: str
+    phash: str
+    prepared: Prepared
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """An image with its caption, without its pixels."""
+
+    ref: ImageRef
+    image_id: str
+    num_bytes: int
+    width: int
+    height: int
+    format: str
+    phash: str
+    caption: Caption
+    confidence: float | None = None
+    confidence_kind: str | None = None
+    confidence_id: str | None = None
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+
+def failure_row(failure: Failure, config: AnnotateConfig) -> dict[str, Any]:
+    """Return a row of ``failures``."""
+    return {
+        **_key(failure.ref, config),
+        "stage": failure.stage.value,
+        "kind": failure.kind.value,
+        "message": redact(failure.message)[:MAX_MESSAGE],
+        "attempt": failure.ref.attempt,
+        "created_at": datetime.now(UTC),
+    }
+
+
+def caption_row(captioned: Captioned, config: AnnotateConfig) -> dict[str, Any]:
+    """Return a row of ``captions``."""
+    caption = captioned.caption
+    return {
+        **_key(captioned.ref, config),
+        "image_id": captioned.image_id,
+        "width": captioned.width,
+        "height": captioned.height,
+        "format": captioned.format,
+        "num_bytes": captioned.num_bytes,
+        "phash": captioned.phash,
+        "caption": caption.text,
+        "tokens": list(caption.tokens),
+        "token_logprobs": list(caption.token_logprobs),
+        "confidence": captioned.confidence,
+        "confidence_kind": captioned.confidence_kind,
+        "confidence_id": captioned.confidence_id,
+        "features": caption.features,
+        "n_best": [{"caption": text, "logprob": logprob} for text, logprob in caption.n_best],
+        "created_at": captioned.created_at,
+    }
+
+
+def _key(ref: ImageRef, config: AnnotateConfig) -> dict[str, Any]:
+    return {
+        "uri": ref.uri,
+        "uri_version": ref.uri_version,
+        "model_id": config.model_id,
+        "decoding": config.decoding.id,
+        "run_id": config.run_id,
+    }

@@ -1,0 +1,69 @@
+"""What follows a commit: plan the queue and push it. One function for a run and for a graph."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.labelstudio.client import LabelStudioError, LabelStudioSettings, read_token
+from pipelines.labelstudio.push import push
+from pipelines.output import Output
+from pipelines.routing import plan_review, review_items
+from schemas.uris import redact
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewConfig:
+    """What is to be reviewed and where; the token is read where the push happens."""
+
+    review_below: float
+    label_studio_url: str | None = None
+    label_studio_project: str = "Captions to review"
+    label_studio_token_file: str | None = None
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did: counts, and why it did not finish if it did not."""
+
+    tasks_created: int = 0
+    tasks_found: int = 0
+    predictions_created: int = 0
+    failed: tuple[tuple[str, str], ...] = ()
+    error: str | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every item of the queue is in Label Studio."""
+        return self.error is None and not self.failed
+
+
+def push_queue(
+    output: Output,
+    review: ReviewConfig,
+    model_id: str | None = None,
+    decoding: str | None = None,
+) -> Pushed:
+    """Push the live queue; what goes wrong is in the result, since the captions are safe."""
+    try:
+        token = read_token(review.label_studio_token_file)
+        settings = LabelStudioSettings(
+            review.label_studio_url or "", review.label_studio_project, token
+        )
+        report = push(review_items(output, model_id, decoding), settings)
+    except LabelStudioError as error:
+        return Pushed(error=redact(str(error)))
+    failed = tuple((redact(uri), redact(why)) for uri, why in report.failed)
+    return Pushed(report.tasks_created, report.tasks_found, report.predictions_created, failed)
+
+
+def review_committed(
+    output: Output, run_id: str, model_id: str, decoding: str, review: ReviewConfig
+) -> dict[str, Any]:
+    """Plan the queue of a run's captions, push it if asked, and add both to the manifest."""
+    plan = plan_review(output, model_id, decoding, review.review_below)
+    manifest = output.read_manifest(run_id)
+    manifest["review"] = {"queued": plan.queued, "deferred": plan.deferred}
+    if review.label_studio_url and plan.queued:
+        pushed = push_queue(output, review, model_id, decoding)
+        manifest["review"]["pushed"] = {**vars(pushed), "finished": pushed.finished}
+    output.write_manifest(run_id, manifest)
+    return manifest

@@ -1,0 +1,137 @@
+"""Publishing staged parts: one row for each image, whatever was staged twice or came late."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipelines import storage
+from pipelines.commit import StagedPart, clear, commit, encode, recover
+from pipelines.output import Output
+from schemas.tables import CAPTIONS, FAILURES
+from schemas.tally import Tally
+from tests.pipelines.helpers import rows
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    return Output((tmp_path / "out").as_uri())
+
+
+def stage(
+    output: Output, table: str, *images: tuple[str, str, int], run_id: str = "run", flag=False
+) -> StagedPart:
+    """Stage a part with rows of (uri, version, minutes after noon)."""
+    made = []
+    for uri, version, minutes in images:
+        row = dict.fromkeys(CAPTIONS.names if table == "captions" else FAILURES.names)
+        row |= {
+            "uri": uri,
+            "uri_version": version,
+            "model_id": "model",
+            "decoding": "greedy",
+            "run_id": run_id,
+            "created_at": NOON + timedelta(minutes=minutes),
+        }
+        for name, default in _REQUIRED[table].items():
+            row[name] = default
+        made.append(row)
+    schema = CAPTIONS if table == "captions" else FAILURES
+    data = encode(pa.Table.from_pylist(made, schema=schema))
+    part = StagedPart.named(run_id, table, len(made), flag, data)
+    storage.write_bytes_atomically(output.path("staging", part.name), data)
+    return part
+
+
+_REQUIRED = {
+    "captions": {
+        "image_id": "i",
+        "width": 1,
+        "height": 1,
+        "format": "PNG",
+        "num_bytes": 1,
+        "caption": "a caption",
+        "confidence": 0.5,
+        "confidence_kind": "uncalibrated",
+    },
+    "failures": {"stage": "read", "kind": "timeout", "message": "m", "attempt": 1},
+}
+
+
+def live(output: Output, table: str = "captions") -> list[tuple[str, str]]:
+    return [(row["uri"], row["uri_version"]) for row in rows(output, table)]
+
+
+def test_publishing_twice_changes_nothing(output: Output):
+    part = stage(output, "captions", ("a", "1", 0), ("b", "1", 0))
+    first = commit(output, [part])
+    assert commit(output, [part]) == first
+    clear(output, first)
+    assert commit(output, [part]).captioned == Tally()
+    assert live(output) == [("a", "1"), ("b", "1")]
+
+
+def test_a_row_staged_twice_is_published_and_counted_once(output: Output):
+    parts = [
+        stage(output, "captions", ("a", "1", 0), ("b", "1", 0)),
+        stage(output, "captions", ("b", "1", 5), ("c", "1", 0)),
+    ]
+    assert commit(output, parts).captioned.count == 3
+    assert live(output) == [("a", "1"), ("b", "1"), ("c", "1")]
+
+
+def test_the_newer_version_replaces_the_older(output: Output):
+    clear(output, commit(output, [stage(output, "captions", ("a", "1", 0), ("b", "1", 0))]))
+    old_file = output.current().of("captions")[0].path
+    done = commit(output, [stage(output, "captions", ("a", "2", 9), flag=True)])
+    assert storage.exists(output.path(old_file))  # for who reads it at this moment
+    clear(output, done)
+    assert live(output) == [("a", "2"), ("b", "1")]
+    assert not storage.exists(output.path(old_file))
+
+
+def test_a_failure_goes_when_its_image_is_captioned(output: Output):
+    clear(output, commit(output, [stage(output, "failures", ("a", "1", 0), ("b", "1", 0))]))
+    clear(output, commit(output, [stage(output, "captions", ("a", "1", 1), flag=True)]))
+    assert live(output, "failures") == [("b", "1")]
+
+
+def test_a_new_version_that_fails_keeps_the_caption_of_the_old_one(output: Output):
+    clear(output, commit(output, [stage(output, "captions", ("a", "1", 0))]))
+    clear(output, commit(output, [stage(output, "failures", ("a", "2", 1), flag=True)]))
+    assert (live(output), live(output, "failures")) == ([("a", "1")], [("a", "2")])
+
+
+@pytest.mark.parametrize("late_table", ["captions", "failures"])
+def test_a_worker_that_outlived_its_run_changes_nothing(output: Output, late_table: str):
+    """Its part comes after a later run has captioned the same image."""
+    clear(output, commit(output, [stage(output, "captions", ("a", "2", 5))]))
+    stage(output, late_table, ("a", "2", 6), run_id="late")
+    stage(output, late_table, ("a", "1", 1), run_id="late")
+    assert recover(output).captioned.count == 0
+    assert (live(output), live(output, "failures")) == ([("a", "2")], [])
+    assert storage.list_files(output.path("staging")) == []
+
+
+def test_rows_of_other_models_stay(output: Output):
+    clear(output, commit(output, [stage(output, "captions", ("a", "1", 0))]))
+    table = pa.Table.from_pylist(
+        [{**row, "model_id": "other"} for row in rows(output)], schema=CAPTIONS
+    )
+    data = encode(table)
+    part = StagedPart.named("run", "captions", 1, True, data)
+    storage.write_bytes_atomically(output.path("staging", part.name), data)
+    clear(output, commit(output, [part]))
+    assert sorted(row["model_id"] for row in rows(output)) == ["model", "other"]
+
+
+def test_recovery_removes_files_that_nobody_names(output: Output):
+    clear(output, commit(output, [stage(output, "captions", ("a", "1", 0))]))
+    stray = output.path("captions", "part-stray.parquet")
+    storage.write_bytes_atomically(stray, b"half published")
+    recover(output)
+    assert not storage.exists(stray)
+    assert live(output) == [("a", "1")]

@@ -1,0 +1,82 @@
+"""The command line as a person meets it."""
+
+import pytest
+
+from pipelines import __version__
+from pipelines.options import parse
+
+REQUIRED = ["annotate", "--input", "in", "--output", "out"]
+
+
+def fail(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as exit_:
+        parse(arguments)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flag", "nearest"),
+    [
+        ("--batchsize", "--batch_size"),
+        ("--batch-size", "--batch_size"),
+        ("--review-below=0.3", "--review_below"),
+        ("--runnner=X", "--runner"),
+        ("--direct_num_worker", "--direct_num_workers"),
+    ],
+)
+def test_an_unknown_flag_names_the_nearest(capsys, flag: str, nearest: str):
+    message = fail(capsys, *REQUIRED, flag)
+    assert f"unknown option {flag.partition('=')[0]}; did you mean {nearest}?" in message
+
+
+def test_a_flag_like_no_other(capsys):
+    message = fail(capsys, *REQUIRED, "--xyzzy")
+    assert "unknown option --xyzzy\n" in message
+
+
+def test_beam_options_pass_through():
+    beam = ["--runner=DataflowRunner", "--region", "us-central1", "--direct_num_workers=2"]
+    args, rest = parse([*REQUIRED, *beam])
+    assert rest == beam
+    assert args.input == ["in"]
+
+
+def test_several_inputs():
+    args, _ = parse(["annotate", "--input", "a", "gs://b/c", "--output", "out"])
+    assert args.input == ["a", "gs://b/c"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--batch_size", "0"],
+        ["--limit", "-1"],
+        ["--review_below", "1.5"],
+        ["--max_failure_rate", "nan"],
+        ["--device", "tpu"],
+        ["--direct_num_workers=two"],
+    ],
+)
+def test_a_wrong_value_is_named(capsys, arguments: list[str]):
+    message = fail(capsys, *REQUIRED, *arguments)
+    assert arguments[-1].rpartition("=")[2] in message
+
+
+def test_what_is_missing_is_named(capsys):
+    assert "--output" in fail(capsys, "annotate", "--input", "in")
+
+
+def test_help_groups_options_by_what_they_are_for(capsys):
+    with pytest.raises(SystemExit):
+        parse(["annotate", "--help"])
+    text = capsys.readouterr().out
+    titles = ["input and output:", "model:", "images:", "review:", "Beam:", "exit status:"]
+    places = [text.index(title) for title in titles]
+    assert places == sorted(places)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--version"])
+    assert capsys.readouterr().out == f"captioner {__version__}\n"
