@@ -248,16 +248,12 @@ def _from_numbers(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
-def _phash(data: bytes, limits: Limits, image: Image.Image, format_: str, drafted: bool) -> str:
+def _phash(image: Image.Image) -> str:
     """Return the perceptual hash, made from a small copy.
 
-    A JPEG's copy always comes from its own reduced scales, so that it is the same bits whether or
-    not the image was decoded from them.
+    A copy that is the same bits with and without a draft would take a second pass through the
+    file, which nearly doubles the time that a large JPEG takes.
     """
-    if format_ == "JPEG":
-        file = _open(data, limits)
-        if _draft(file, (HASHED_SIZE, HASHED_SIZE)) or drafted:
-            image = _upright(file)
     shortest = min(image.size)
     if shortest >= 2 * HASHED_SIZE:
         image = image.reduce(shortest // HASHED_SIZE)
