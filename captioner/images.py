@@ -83,7 +83,7 @@ class DecodedImage:
         width: of the original after EXIF orientation, whatever the draft.
         height: likewise.
         format: as Pillow names it: JPEG, PNG, ...
-        phash: 64-bit perceptual hash in hexadecimal; does not depend on the draft.
+        phash: 64-bit perceptual hash in hexadecimal; a draft's may differ in a bit or two.
     """
 
     image: Image.Image
@@ -125,26 +125,29 @@ def decode(
             FailureKind.TOO_LARGE, f"{len(data):,} bytes; the limit is {limits.max_bytes:,}"
         )
     try:
-        return _decode(data, limits, draft_size)
+        image, width, height, format_ = _decode(data, limits, draft_size)
     except ImageError:
         raise
     except Exception as error:
         raise _failure(data, error) from error
+    return DecodedImage(image, width, height, format_, _phash(image))
 
 
-def _decode(data: bytes, limits: Limits, draft_size: tuple[int, int] | None) -> DecodedImage:
+def _decode(
+    data: bytes, limits: Limits, draft_size: tuple[int, int] | None
+) -> tuple[Image.Image, int, int, str]:
+    """Return the image, the width and height of the original, and its format."""
     file = _open(data, limits)
     format_ = "JPEG" if file.format == "MPO" else str(file.format)
     turned = _orientation(file) >= 5
     width, height = file.size
-    drafted = draft_size is not None and _draft(file, draft_size[::-1] if turned else draft_size)
+    if draft_size is not None and format_ == "JPEG":
+        file.draft(None, draft_size[::-1] if turned else draft_size)
     # Pillow turns a TIFF upright as it loads it, and its size is that of the upright image.
     image = _upright(file)
     if turned and format_ != "TIFF":
         width, height = height, width
-    return DecodedImage(
-        image, width, height, format_, _phash(data, limits, image, format_, drafted)
-    )
+    return image, width, height, format_
 
 
 def _open(data: bytes, limits: Limits) -> Image.Image:
@@ -187,14 +190,6 @@ def _orientation(file: Image.Image) -> int:
         return int(file.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow's EXIF reader raises nearly anything on broken bytes
         return 1
-
-
-def _draft(file: Image.Image, size: tuple[int, int]) -> bool:
-    """Have a JPEG decoded at a reduced scale; say whether that changes anything."""
-    before = file.size
-    if file.format in ("JPEG", "MPO"):
-        file.draft(None, size)
-    return file.size != before
 
 
 def _upright(file: Image.Image) -> Image.Image:
