@@ -204,7 +204,6 @@ def test_a_draft_of_a_turned_image_keeps_the_size_of_the_original() -> None:
     assert (draft.width, draft.height) == (full.width, full.height) == (640, 960)
     assert draft.image.size == (160, 240)
     assert difference(draft.image, full.image.resize((160, 240), Image.Resampling.BOX)) < 3
-    assert bits_apart(draft, full) <= 2
 
 
 def bits_apart(one: DecodedImage, other: DecodedImage) -> int:
