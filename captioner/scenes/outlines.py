@@ -1,6 +1,7 @@
 """Outlines of the shapes, as polygons, and their masks."""
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -8,6 +9,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 Polygon = tuple[tuple[float, float], ...]
+
+_HOLE_RADIUS, _HOLE_SHIFT = 0.82, 0.48
+"""What makes a crescent of a circle of radius 1."""
 
 
 def _arc(radius: float, count: int = 40, x: float = 0.0) -> Polygon:
@@ -42,7 +46,7 @@ _OUTLINES: dict[str, tuple[Polygon, ...]] = {
     "star": (_star(),),
     "cross": (_cross(),),
     "ring": (_arc(1.0), _arc(0.52)),
-    "crescent": (_arc(1.0), _arc(0.82, x=0.48)),
+    "crescent": (_arc(1.0), _arc(_HOLE_RADIUS, x=_HOLE_SHIFT)),
 }
 """The outer polygon of each shape, and the hole in it where there is one."""
 
@@ -51,31 +55,64 @@ _OUTLINES: dict[str, tuple[Polygon, ...]] = {
 def outline(shape: str, rotation: float) -> tuple[Polygon, ...]:
     """Return the polygons of a shape, the first filled and the second a hole.
 
-    They are turned by ``rotation`` degrees, moved and scaled so that the box of what is filled
-    is centred on 0 and its longer side is 1.
+    They are turned by ``rotation`` degrees, moved and scaled so that the box of the corners that
+    are seen is centred on 0 and its longer side is 1.
     """
-    turn = math.radians(rotation)
-    cos, sin = math.cos(turn), math.sin(turn)
+    cos, sin = _turn(rotation)
     polygons = [[(x * cos - y * sin, x * sin + y * cos) for x, y in p] for p in _OUTLINES[shape]]
-    points = polygons[0]
-    if shape == "crescent":  # The hole reaches over the edge and takes some of the box with it.
-        (hole_x, hole_y), radius = (0.48 * cos, 0.48 * sin), 0.82
-        points = [p for p in points if math.hypot(p[0] - hole_x, p[1] - hole_y) >= radius]
-    xs, ys = [x for x, _ in points], [y for _, y in points]
-    middle_x, middle_y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
-    scale = 1 / max(max(xs) - min(xs), max(ys) - min(ys))
+    left, top, right, bottom = _sides(_seen_corners(shape, polygons[0], cos, sin))
+    middle_x, middle_y = (left + right) / 2, (top + bottom) / 2
+    scale = 1 / max(right - left, bottom - top)
     return tuple(
         tuple(((x - middle_x) * scale, (y - middle_y) * scale) for x, y in p) for p in polygons
     )
 
 
+@lru_cache(maxsize=4096)
+def sides(shape: str, rotation: float) -> tuple[float, float, float, float]:
+    """Return left, top, right and bottom of what is filled, for an extent of 1.
+
+    The tips of a crescent lie between the corners of its outline, so that its box is a little
+    larger than that of its corners.
+    """
+    points = outline(shape, rotation)
+    if shape != "crescent":
+        return _sides(points[0])
+    image = np.asarray(mask_image(shape, rotation, 0.5, 0.5, 0.9, 1000)) > 0
+    down, across = np.nonzero(image)
+    ends = (across.min(), down.min(), across.max() + 1, down.max() + 1)
+    left, top, right, bottom = (float(end / 1000 - 0.5) / 0.9 for end in ends)
+    return left, top, right, bottom
+
+
+@lru_cache(maxsize=4096)
 def half_sides(shape: str, rotation: float) -> tuple[float, float]:
-    """Return half the width and half the height of a shape of extent 1."""
-    x, y = zip(*outline(shape, rotation)[0], strict=True)
-    if shape == "crescent":
-        pixels = np.asarray(mask_image(shape, rotation, 0.5, 0.5, 1.0, 128)) > 0
-        return float(pixels.any(0).sum()) / 256, float(pixels.any(1).sum()) / 256
-    return max(x), max(y)
+    """Return half the width and half the height for an extent of 1: the room that it needs."""
+    if shape != "crescent":
+        _, _, right, bottom = _sides(outline(shape, rotation)[0])
+        return right, bottom
+    area = mask(shape, rotation, 0.5, 0.5, 1.0, 128)
+    return float(area.any(0).sum()) / 256, float(area.any(1).sum()) / 256
+
+
+def _turn(rotation: float) -> tuple[float, float]:
+    angle = math.radians(rotation)
+    return math.cos(angle), math.sin(angle)
+
+
+def _seen_corners(
+    shape: str, points: Sequence[tuple[float, float]], cos: float, sin: float
+) -> Sequence[tuple[float, float]]:
+    """Leave out the corners that a crescent's hole takes away."""
+    if shape != "crescent":
+        return points
+    x, y = _HOLE_SHIFT * cos, _HOLE_SHIFT * sin
+    return [p for p in points if math.hypot(p[0] - x, p[1] - y) >= _HOLE_RADIUS]
+
+
+def _sides(points: Sequence[tuple[float, float]]) -> tuple[float, float, float, float]:
+    x, y = zip(*points, strict=True)
+    return min(x), min(y), max(x), max(y)
 
 
 def mask_image(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from captioner.scenes.outlines import half_sides, mask
+from captioner.scenes.outlines import half_sides, mask, sides
 from captioner.scenes.world import (
     CLEARLY_BESIDE,
     COLOURS,
@@ -137,8 +137,10 @@ def _moved(rng: np.random.Generator, thing: SceneObject) -> SceneObject:
     )
     x = round(float(rng.uniform(_EDGE + half_width, 1 - _EDGE - half_width)), 4)
     y = round(float(rng.uniform(_EDGE + half_height, 1 - _EDGE - half_height)), 4)
-    sides = (x - half_width, y - half_height, x + half_width, y + half_height)
-    left, top, right, bottom = (round(side, 4) for side in sides)
+    left, top, right, bottom = (
+        round(middle + side * thing.extent, 4)
+        for middle, side in zip((x, y, x, y), sides(thing.shape, thing.rotation), strict=True)
+    )
     return replace(thing, x=x, y=y, box=(left, top, right, bottom))
 
 

@@ -75,9 +75,9 @@ class SceneObject:
         colour: one of ``COLOURS``.
         size: one of ``SIZES``.
         texture: one of ``TEXTURES``.
-        x: centre of its box.
-        y: centre of its box.
-        extent: longer side of its box.
+        x: its middle, from left to right.
+        y: its middle, from top to bottom.
+        extent: its longer side.
         rotation: in degrees, clockwise.
         tint: the red, green and blue actually painted.
         second_tint: the colour of stripes or dots.

@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     began = time.monotonic()
     torch.manual_seed(options.seed)
+    torch.set_num_threads(options.threads)
     device = choose_device(options.device)
     tokenizer = scene_tokenizer(TRAINING)
     encoder = GridEncoderConfig()
@@ -81,10 +82,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", default="scenes", help="first part of the model id")
     parser.add_argument("--scenes", type=int, default=60_000, help="how many to train on")
     parser.add_argument("--validation", type=int, default=500, help="scenes to score on")
-    parser.add_argument("--epochs", type=int, default=6, help="passes over the scenes")
+    parser.add_argument("--epochs", type=int, default=4, help="passes over the scenes")
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="the highest")
     parser.add_argument("--seed", type=int, default=0, help="decides weights, order and captions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, on the cpu"
+    )
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="processes that render"
     )

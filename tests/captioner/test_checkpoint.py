@@ -1,0 +1,175 @@
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from captioner.checkpoint import CheckpointError, load, save
+from captioner.contract import DecodingConfig, ModelLoadError
+from captioner.decoders import LSTMDecoderConfig
+from captioner.encoders import GridEncoderConfig
+from captioner.model import CaptionModel, ModelConfig
+from captioner.scenes import render, sample
+from captioner.tokenizer import WordTokenizer
+
+CAPTIONS = ["a red circle above a blue star", "two green squares"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> WordTokenizer:
+    return WordTokenizer.train(CAPTIONS)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer) -> CaptionModel:
+    torch.manual_seed(0)
+    config = ModelConfig(
+        name="tiny",
+        encoder=GridEncoderConfig(image_size=32, widths=(4, 8), blocks=(0, 1)),
+        decoder=LSTMDecoderConfig(
+            vocabulary_size=len(tokenizer), embedding_size=8, hidden_size=8, attention_size=8
+        ),
+    )
+    return CaptionModel(config).eval()
+
+
+@pytest.fixture
+def folder(model, tokenizer, tmp_path) -> Path:
+    save(model, tokenizer, str(tmp_path / "model"))
+    return tmp_path / "model"
+
+
+def change_config(folder, **changes):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for key, value in changes.items():
+        part, _, name = key.rpartition("__")
+        (config[part] if part else config)[name] = value
+    path.write_text(json.dumps(config))
+
+
+class TestRoundTrip:
+    def test_weights_words_and_captions_come_back(self, model, tokenizer, folder):
+        captioner = load(str(folder), device="cpu")
+        assert captioner.tokenizer.to_json().strip() == tokenizer.to_json().strip()
+        for name, value in model.state_dict().items():
+            assert torch.equal(captioner.model.state_dict()[name], value), name
+        assert captioner.model.config == model.config
+        image = captioner.prepare(render(sample(5)))
+        assert captioner.caption([image])[0].tokens
+
+    def test_the_model_id_comes_from_the_content_alone(self, model, tokenizer, folder):
+        here = load(str(folder), device="cpu")
+        save(here.model, here.tokenizer, "memory://checkpoints/other")
+        half = DecodingConfig(precision="bfloat16", max_length=7)
+        there = load("memory://checkpoints/other", device="cpu", decoding=half)
+        assert there.model_id == here.model_id
+        assert here.model_id.startswith("tiny@")
+        changed = CaptionModel(model.config)
+        changed.load_state_dict(model.state_dict())
+        with torch.no_grad():
+            changed.decoder.vocabulary.bias[0] += 1
+        save(changed, tokenizer, "memory://checkpoints/changed")
+        assert load("memory://checkpoints/changed").model_id != here.model_id
+
+    def test_the_name_is_part_of_the_model_id_and_its_hash(self, folder):
+        before = load(str(folder)).model_id
+        change_config(folder, name="other")
+        name, _, digest = load(str(folder)).model_id.partition("@")
+        assert name == "other"
+        assert digest != before.partition("@")[2]
+
+
+class TestRefusals:
+    def refusal(self, folder) -> str:
+        with pytest.raises(CheckpointError) as caught:
+            load(str(folder), device="cpu")
+        assert isinstance(caught.value, ModelLoadError)
+        return str(caught.value)
+
+    @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+    def test_a_missing_file_is_named(self, folder, name):
+        (folder / name).unlink()
+        assert f"there is no {name}" in self.refusal(folder)
+
+    def test_no_folder_at_all(self, tmp_path):
+        assert "there is no config.json" in self.refusal(tmp_path / "nowhere")
+
+    def test_a_newer_version_asks_for_a_newer_package(self, folder):
+        change_config(folder, format_version=2)
+        assert "format_version is 2, newer than 1; install a newer" in self.refusal(folder)
+
+    @pytest.mark.parametrize("version", ["1", True, 0, None])
+    def test_an_unknown_version(self, folder, version):
+        change_config(folder, format_version=version)
+        assert f"format_version is {version!r}" in self.refusal(folder)
+
+    def test_another_kind_of_model(self, folder):
+        change_config(folder, architecture="blip")
+        assert "architecture is 'blip'" in self.refusal(folder)
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"decoder__hidden_size": 10**9}, "hidden_size is 1000000000; use 1 to 8192"),
+            ({"decoder__hidden_size": 9}, "tensors are missing, unknown or of another shape"),
+            ({"decoder__hidden_size": "8"}, "hidden_size is '8', not of its type"),
+            ({"decoder__dropout": 2}, "dropout is 2"),
+            ({"decoder__vocabulary_size": 99}, "tokens but config.json says vocabulary_size 99"),
+            ({"decoder__unheard_of": 1}, "unheard_of"),
+            ({"encoder__image_size": 2**20}, "image_size is 1048576"),
+            ({"encoder__widths": [4, True]}, "widths is [4, True], not of its type"),
+            ({"encoder__widths": [4, 10**6]}, "widths is (4, 1000000)"),
+            ({"encoder": 3}, "encoder has int"),
+            ({"name": "../x"}, "name is '../x'"),
+            ({"surprise": 1}, "surprise"),
+        ],
+    )
+    def test_a_config_that_does_not_fit(self, folder, changes, message):
+        change_config(folder, **changes)
+        assert message in self.refusal(folder)
+
+    @pytest.mark.parametrize("kept", [0, 5, 300, -1])
+    def test_torn_weights(self, folder, kept):
+        path = folder / "model.safetensors"
+        path.write_bytes(path.read_bytes()[:kept])
+        assert "not a whole safetensors file" in self.refusal(folder)
+
+    def test_weights_that_are_a_pickle_are_never_run(self, folder):
+        torch.save({"weights": torch.zeros(2)}, folder / "model.safetensors")
+        assert "not a whole safetensors file" in self.refusal(folder)
+
+    @pytest.mark.parametrize("content", ["{", "[]", "\ufeff"])
+    def test_a_config_that_is_no_object(self, folder, content):
+        (folder / "config.json").write_text(content)
+        assert "config.json" in self.refusal(folder)
+
+    @pytest.mark.parametrize("content", ["", "{}", '{"version": "1.0"}'])
+    def test_a_broken_tokenizer(self, folder, content):
+        (folder / "tokenizer.json").write_text(content)
+        assert "tokenizer.json cannot be read" in self.refusal(folder)
+
+    def test_a_config_of_two_megabytes_is_not_read(self, folder):
+        (folder / "config.json").write_text(" " * (2 << 20))
+        assert "more than the 1048576" in self.refusal(folder)
+
+    def test_a_device_that_is_not_there(self, folder):
+        with pytest.raises(CheckpointError, match=r"'abacus' is not there.*cpu"):
+            load(str(folder), device="abacus")
+
+    def test_an_unknown_file_system(self):
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            load("nosuch://bucket/model")
+
+
+def test_a_checkpoint_is_read_from_a_zip(folder, tmp_path):
+    archive = shutil.make_archive(str(tmp_path / "model"), "zip", folder)
+    assert load(f"zip://::{archive}").model_id == load(str(folder)).model_id
+
+
+def test_save_writes_three_files_and_nothing_else(model, tokenizer):
+    save(model, tokenizer, "memory://three")
+    names = {Path(name).name for name in fsspec.filesystem("memory").ls("/three", detail=False)}
+    assert names == {"config.json", "model.safetensors", "tokenizer.json"}

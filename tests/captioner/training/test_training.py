@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import torch
+
+from captioner.decoders import LSTMDecoderConfig
+from captioner.encoders import GridEncoderConfig
+from captioner.model import CaptionModel, ModelConfig
+from captioner.scenes import TRAINING, judge, sample
+from captioner.training.data import MIRRORS, SceneData, batches, render_scenes, scene_tokenizer
+from captioner.training.loop import TrainingConfig, train
+from captioner.training.losses import ObjectLoss, caption_loss
+
+SCENES = 96
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Two threads wait for each other longer than a model this small computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return scene_tokenizer(TRAINING, 300)
+
+
+@pytest.fixture(scope="module")
+def data(tokenizer) -> SceneData:
+    return render_scenes(TRAINING, SCENES, image_size=32, tokenizer=tokenizer, workers=1)
+
+
+def tiny_model(tokenizer) -> CaptionModel:
+    torch.manual_seed(0)
+    return CaptionModel(
+        ModelConfig(
+            name="tiny",
+            encoder=GridEncoderConfig(image_size=32, widths=(8, 16, 16), blocks=(0, 0, 1)),
+            decoder=LSTMDecoderConfig(
+                vocabulary_size=len(tokenizer),
+                embedding_size=16,
+                hidden_size=32,
+                attention_size=16,
+            ),
+        )
+    )
+
+
+class TestData:
+    def test_captions_of_each_mirror_are_true_of_the_mirror_image(self, data, tokenizer):
+        for row in range(0, SCENES, 5):
+            scene = sample(TRAINING + row)
+            for number, (across, down) in enumerate(MIRRORS):
+                mirror = scene.mirrored(horizontally=across, vertically=down)
+                for tokens in data.tokens[row, number]:
+                    text = tokenizer.text([tokenizer.word(int(token)) for token in tokens])
+                    assert judge(text, mirror).true, text
+
+    def test_batches_mirror_pixels_and_centres_alike(self, tokenizer):
+        # Scenes that are black but for one white pixel, where the only object is.
+        count, size = 64, 8
+        pixels = np.zeros((count, size, size, 3), np.uint8)
+        pixels[:, 1, 2] = 255
+        centres = np.full((count, 5, 2), np.nan, np.float32)
+        centres[:, 0] = (2.5 / size, 1.5 / size)
+        tokens = np.zeros((count, len(MIRRORS), 1, 4), np.uint8)
+        tokens[:] = np.arange(1, 5)[None, :, None, None]
+        attributes = np.zeros((count, 5, 4), np.int8)
+        made = SceneData(pixels, tokens, centres, attributes)
+        (batch,) = batches(made, count, np.random.default_rng(0))
+        assert set(batch.tokens[:, 0]) == {1, 2, 3, 4}, "each mirror comes up"
+        for image, centre, said in zip(batch.pixels, batch.centres, batch.tokens, strict=True):
+            (y, x), *others = np.argwhere(image[:, :, 0])
+            assert not others
+            assert ((x + 0.5) / size, (y + 0.5) / size) == pytest.approx(tuple(centre[0]))
+            across, down = MIRRORS[said[0] - 1]
+            assert (x, y) == (5 if across else 2, 6 if down else 1)
+
+    def test_a_pass_sees_each_scene_once(self, data):
+        seen = [
+            batch.pixels.reshape(16, -1).sum(1, dtype=np.int64)
+            for batch in batches(data, 16, np.random.default_rng(1))
+        ]
+        wanted = data.pixels.reshape(SCENES, -1).sum(1, dtype=np.int64)
+        assert sorted(np.concatenate(seen)) == sorted(wanted)
+
+
+class TestLosses:
+    def test_padding_counts_for_nothing(self):
+        logits = torch.randn(2, 4, 7)
+        tokens = torch.tensor([[1, 4, 5, 2, 0], [1, 6, 2, 0, 0]])
+        chosen = logits.log_softmax(2)
+        by_hand = -(
+            chosen[0, 0, 4] + chosen[0, 1, 5] + chosen[0, 2, 2] + chosen[1, 0, 6] + chosen[1, 1, 2]
+        )
+        torch.testing.assert_close(caption_loss(logits, tokens, 0), by_hand / 5)
+
+    def test_objects_are_looked_for_where_their_centres_are(self):
+        naming = ObjectLoss(3, (2, 2), [2, 2])
+        with torch.no_grad():
+            naming.head.weight.zero_()
+            naming.head.bias.zero_()
+            naming.head.weight[0, 0] = naming.head.weight[2, 1] = naming.head.weight[3, 2] = 20.0
+        centres = torch.tensor([[[0.9, 0.2], [float("nan")] * 2]])  # The second position.
+        attributes = torch.tensor([[[1, 0], [-1, -1]]])
+        memory = torch.tensor([[[-1.0, 0, 0], [1, 1, 1], [-1, 0, 0], [-1, 0, 0]]])
+        assert naming(memory, centres, attributes).item() < 1e-4
+        moved = memory.roll(1, 1)
+        assert naming(moved, centres, attributes).item() > 1
+
+
+class TestTrain:
+    def test_a_few_steps_lower_the_loss(self, data, tokenizer):
+        config = TrainingConfig(epochs=8, batch_size=16, learning_rate=5e-3)
+        model = tiny_model(tokenizer)
+        losses = train(model, data, config, pad=tokenizer.pad)
+        assert len(losses) == 8 * SCENES // 16
+        assert sum(losses[-6:]) < 0.75 * sum(losses[:6])
+
+    def test_the_same_seed_gives_the_same_model(self, data, tokenizer):
+        config = TrainingConfig(epochs=1, batch_size=32, seed=4)
+        first, second = tiny_model(tokenizer), tiny_model(tokenizer)
+        losses = train(first, data, config, pad=tokenizer.pad)
+        assert train(second, data, config, pad=tokenizer.pad) == losses
+        for name, value in first.state_dict().items():
+            assert torch.equal(value, second.state_dict()[name]), name
+        other = train(
+            tiny_model(tokenizer),
+            data,
+            TrainingConfig(epochs=1, batch_size=32, seed=5),
+            pad=tokenizer.pad,
+        )
+        assert other != losses
+
+    def test_the_average_is_told_after_each_epoch(self, data, tokenizer):
+        told = []
+        train(
+            tiny_model(tokenizer),
+            data,
+            TrainingConfig(epochs=2, batch_size=48),
+            pad=tokenizer.pad,
+            after_epoch=lambda epoch, weights: told.append((epoch, sorted(weights))),
+        )
+        names = sorted(tiny_model(tokenizer).state_dict())
+        assert told == [(0, names), (1, names)]
