@@ -83,7 +83,7 @@ class DecodedImage:
         width: of the original after EXIF orientation, whatever the draft.
         height: likewise.
         format: as Pillow names it: JPEG, PNG, ...
-        phash: 64-bit perceptual hash in hexadecimal; a draft's may differ in a bit or two.
+        phash: 64-bit perceptual hash in hexadecimal; a draft's may differ in a few bits.
     """
 
     image: Image.Image

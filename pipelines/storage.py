@@ -748,12 +748,12 @@ def _status(error: Exception) -> int | None:
 
 
 def _is_permission(error: Exception) -> bool:
-    origin = type(error).__module__.partition(".")[0]
+    names = {ancestor.__name__ for ancestor in type(error).__mro__}
     return (
         isinstance(error, PermissionError)
         or str(error).startswith("Forbidden")  # gcsfs raises a bare OSError
-        or "Credentials" in type(error).__name__  # botocore
-        or (origin == "google" and "Auth" in type(error).__mro__[-4].__name__)
+        or not names.isdisjoint({"NoCredentialsError", "PartialCredentialsError"})  # botocore
+        or ("GoogleAuthError" in names and "TransportError" not in names)
     )
 
 
