@@ -12,25 +12,30 @@ VERDICTS = ("accept", "fix", "reject")
 TASK_DATA = ("image", "image_id", "uri")
 
 LABEL_CONFIG = """\
-<View>
-  <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
-  <Header value="Caption" size="5"/>
-  <TextArea name="caption" toName="image" editable="true" maxSubmissions="1" rows="3"
-            placeholder="A caption for this image" required="true"
-            requiredMessage="Write a caption, or skip the image"/>
-  <Header value="Was the caption right?" size="5"/>
-  <Choices name="verdict" toName="image" choice="single-radio" showInline="true" required="true"
-           requiredMessage="Say what you think of the caption">
-    <Choice value="accept" hotkey="1" hint="It is right as it was"/>
-    <Choice value="fix" hotkey="2" hint="I have corrected it"/>
-    <Choice value="reject" hotkey="3" hint="It is wrong and not worth correcting"/>
-  </Choices>
+<View style="display: flex; gap: 24px; align-items: flex-start">
+  <View style="flex: 3; min-width: 0">
+    <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
+  </View>
+  <View style="flex: 2; min-width: 260px">
+    <Header value="Caption" size="5"/>
+    <TextArea name="caption" toName="image" editable="true" maxSubmissions="1" rows="3"
+              placeholder="A caption for this image" required="true"
+              requiredMessage="Write a caption, or skip the image"/>
+    <Header value="Was the caption right?" size="5"/>
+    <Choices name="verdict" toName="image" choice="single-radio" required="true"
+             requiredMessage="Say what you think of the caption">
+      <Choice value="accept" hotkey="1" hint="It is right as it was"/>
+      <Choice value="fix" hotkey="2" hint="I have corrected it"/>
+      <Choice value="reject" hotkey="3" hint="It is wrong and not worth correcting"/>
+    </Choices>
+  </View>
 </View>
 """
 
 INSTRUCTION = (
     "Read the caption and look at the image. If it is right, choose <b>accept</b>. If not, click "
-    "the pencil, correct it and choose <b>fix</b>. If it cannot be saved, choose <b>reject</b>."
+    "the pencil beside it, correct it, click the tick and choose <b>fix</b>. "
+    "If it cannot be saved, choose <b>reject</b>."
 )
 
 
@@ -44,7 +49,7 @@ def validate(config: str) -> None:
         LabelStudioError: if Label Studio would not take it.
     """
     try:
-        LabelInterface(config).validate()  # type: ignore[no-untyped-call]
+        LabelInterface(config).validate()
     except Exception as error:  # the SDK raises several kinds, some of them its own
         raise LabelStudioError(
             f"the labelling config is not valid: {error}; correct it in the project's settings"

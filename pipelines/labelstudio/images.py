@@ -132,15 +132,15 @@ class Images:
         body |= _credentials(protocol)
         try:
             return dict(self._client.post(f"/api/storages/{STORES[protocol]}", json=body))
-        except OutcomeUnknownError:
-            found = self._find_storage(bucket)
-            if found is None:
-                raise
-            return found
         except LabelStudioError as error:
+            # An error of the server's own, too, is how it says that it has no credentials.
+            lost = isinstance(error, OutcomeUnknownError)
+            if lost and (found := self._find_storage(bucket)) is not None:
+                return found
             raise LabelStudioError(
-                f"Label Studio cannot read {bucket}: {error}; give its server credentials for the "
-                "bucket (docs/label-studio.md), or push with previews"
+                f"Label Studio does not get at {bucket}, so reviewers would see no images "
+                f"({error}); give its server credentials for the bucket "
+                "(docs/label-studio.md), or push with previews"
             ) from None
 
     def _try_storage(self, storage: dict[str, Any], bucket: str, uri: str) -> None:

@@ -27,7 +27,7 @@ DIRECTORY = Path(".run/labelstudio")
 VENV = Path(".venv-labelstudio")
 USERNAME = "reviewer@localhost"
 PORT = 8080
-START_SECONDS = 240  # the first start makes the database, which takes most of a minute
+START_SECONDS = 400  # the first start makes the database: half a minute, more when busy
 STOP_SECONDS = 15
 
 

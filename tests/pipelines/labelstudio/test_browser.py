@@ -1,0 +1,142 @@
+"""The queue as a reviewer has it: a browser shows image and caption, and takes a verdict."""
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from pipelines.labelstudio.push import push
+from tests.pipelines.labelstudio.conftest import Queue, make_item
+
+webdriver = pytest.importorskip("selenium.webdriver")
+
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
+from selenium.webdriver.chrome.service import Service  # noqa: E402
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=1280,900",
+)
+COLOUR = (20, 140, 220)
+WAIT_SECONDS = 60
+
+
+def find_programs() -> tuple[str, str]:
+    """Find Chromium and its driver on this machine; skip, or fail where one is required."""
+    browser = os.environ.get("CAPTIONER_CHROMIUM") or next(
+        filter(None, map(shutil.which, CHROMIUMS)), None
+    )
+    driver = os.environ.get("CAPTIONER_CHROMEDRIVER") or shutil.which("chromedriver")
+    if browser and driver:
+        return browser, driver
+    reason = (
+        f"no {'chromedriver' if browser else 'Chromium'} on this machine; install Debian's "
+        "chromium and chromium-driver, or set CAPTIONER_CHROMIUM and CAPTIONER_CHROMEDRIVER"
+    )
+    if os.environ.get("CAPTIONER_REQUIRE_BROWSER"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+class Reviewer:
+    """Somebody with a browser, logged in."""
+
+    def __init__(self, browser: Any, queue: Queue) -> None:
+        self.browser = browser
+        self.queue = queue
+
+    def log_in(self) -> None:
+        self.browser.get(f"{self.queue.server.url}/user/login/")
+        self.find("[name=email]").send_keys(self.queue.server.username)
+        self.find("[name=password]").send_keys(self.queue.server.password, Keys.ENTER)
+        self.wait(lambda: "/login" not in self.browser.current_url)
+
+    def open_queue(self) -> None:
+        project = self.queue.project()["id"]
+        self.browser.get(f"{self.queue.server.url}/projects/{project}/data?labeling=1")
+
+    def wait(self, condition: Any) -> Any:
+        redrawn = (StaleElementReferenceException,)
+        waiting = WebDriverWait(self.browser, WAIT_SECONDS, ignored_exceptions=redrawn)
+        return waiting.until(lambda _: condition())
+
+    def find(self, selector: str) -> Any:
+        def visible() -> Any:
+            found = self.browser.find_elements(By.CSS_SELECTOR, selector)
+            return next((element for element in found if element.is_displayed()), None)
+
+        return self.wait(visible)
+
+    def caption(self) -> str:
+        return str(self.find("[data-testid=textarea-region]").text)
+
+    def share_of(self, colour: tuple[int, int, int]) -> float:
+        """Say which share of what the reviewer sees has this colour, more or less."""
+        shot = Image.open(io.BytesIO(self.browser.get_screenshot_as_png())).convert("RGB")
+        shot.thumbnail((200, 200))
+        pixels = list(shot.getdata())
+        near = sum(max(abs(a - b) for a, b in zip(p, colour, strict=True)) < 12 for p in pixels)
+        return near / len(pixels)
+
+
+@pytest.fixture
+def reviewer(queue: Queue, tmp_path: Path) -> Iterator[Reviewer]:
+    """A reviewer in front of a queue of one image."""
+    browser, driver = find_programs()
+    path = tmp_path / "image.png"
+    Image.new("RGB", (900, 700), COLOUR).save(path)
+    caption = "a <b>blue</b> field & nothing else"
+    push([make_item(1, uri=f"file://{path}", caption=caption)], queue.settings)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'browser'}"):
+        options.add_argument(flag)
+    chrome = webdriver.Chrome(options=options, service=Service(driver))
+    try:
+        reviewer = Reviewer(chrome, queue)
+        reviewer.log_in()
+        reviewer.open_queue()
+        yield reviewer
+    finally:
+        chrome.quit()
+
+
+def test_a_reviewer_sees_image_and_caption_corrects_it_and_submits(reviewer: Reviewer) -> None:
+    reviewer.wait(lambda: reviewer.caption() == "a <b>blue</b> field & nothing else")
+    reviewer.wait(lambda: reviewer.share_of(COLOUR) > 0.1)
+    if folder := os.environ.get("CAPTIONER_SCREENSHOTS"):
+        reviewer.browser.save_screenshot(f"{folder}/queue.png")
+
+    ActionChains(reviewer.browser).move_to_element(
+        reviewer.find("[data-testid=textarea-region]")
+    ).perform()
+    reviewer.find("[data-testid=htx-textbox-edit-button]").click()
+    field = reviewer.find("[data-testid=textarea-region] textarea")
+    field.send_keys(Keys.CONTROL, "a")
+    field.send_keys("a blue square")
+    reviewer.find("[data-testid=htx-textbox-save]").click()
+    reviewer.wait(lambda: reviewer.caption() == "a blue square")
+    ActionChains(reviewer.browser).send_keys("2").perform()
+    reviewer.find("[data-testid=bottombar-submit-button]").click()
+
+    reviewer.wait(lambda: reviewer.queue.tasks()[0]["annotations"])
+    (annotation,) = reviewer.queue.tasks()[0]["annotations"]
+    said = {region["from_name"]: region["value"] for region in annotation["result"]}
+    assert said == {"caption": {"text": ["a blue square"]}, "verdict": {"choices": ["fix"]}}
