@@ -81,16 +81,21 @@ class Archive:
             raise FileNotFoundError(f"{name!r} is not in the archive") from error
 
     def read(self, name: str, size: int) -> bytes:
-        """Return at most ``size`` first bytes of a member.
+        """Return at most ``size`` first bytes of a member, or all if ``size`` is negative.
+
+        Names go to ``zipfile`` and ``tarfile`` as they are; fsspec takes a slash off their start.
 
         Raises:
             FileNotFoundError: if there is no such member.
         """
-        if isinstance(self.filesystem, ZipFileSystem):
-            with self.filesystem.open(name) as file:
-                return file.read(size)
-        with self.lock, self.filesystem.open(name) as file:
-            return file.read(size)
+        try:
+            if isinstance(self.filesystem, ZipFileSystem):
+                with self.filesystem.zip.open(name) as file:
+                    return bytes(file.read(size))
+            with self.lock, self.filesystem.tar.extractfile(name) as file:
+                return bytes(file.read(size))
+        except KeyError as error:
+            raise FileNotFoundError(f"{name!r} is not in the archive") from error
 
 
 def protocol_of(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -44,15 +45,14 @@ def _scan_local(uri: str) -> Iterator[Entry]:
 
 def _local_entry(uri: str, item: "os.DirEntry[str]") -> Iterator[Entry]:
     name = storage.join(uri, item.name)
-    if item.is_dir():
-        yield Entry(folder=name)
-        return
     try:
         status = item.stat()
-    except OSError:  # a dangling link, say: reading it tells why
+    except OSError:  # a link to nothing or to itself, say: reading it tells
         yield Entry(StoredFile(name, None, ""))
         return
-    if item.is_file():
+    if stat.S_ISDIR(status.st_mode):
+        yield Entry(folder=name)
+    elif stat.S_ISREG(status.st_mode):
         yield Entry(StoredFile(name, status.st_size, storage.local_version(status)))
 
 

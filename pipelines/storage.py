@@ -91,8 +91,10 @@ def absolute_uri(user_input: str) -> str:
     uri = f"{protocol}://{found[2]}"
     member = split_archive(uri)
     if member:
-        inner = _plain_uri(*absolute_uri(member.archive).split("://", 1))
-        inner = split_archive(inner).archive if inner.startswith(f"{protocol}://::") else inner
+        inner = absolute_uri(member.archive)
+        whole = split_archive(inner)
+        if whole and not whole.member:
+            inner = whole.archive
         return join_archive(protocol, member.member.strip("/"), inner)
     return _as_archive(_plain_uri(protocol, found[2]))
 
