@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.tokenizer import WordTokenizer
+from schemas.uris import redact
 
 FORMAT_VERSION = 1
 ARCHITECTURE = "attention-captioner"
@@ -52,6 +53,7 @@ def load(
     """
     where = choose_device(device)
     config_bytes, weights, words = (_read(path, name) for name in (CONFIG, WEIGHTS, TOKENIZER))
+    path = redact(path)  # From here on it is only shown.
     config = _parse_config(config_bytes, path)
     tokenizer = _parse_tokenizer(words, path)
     if len(tokenizer) != config.decoder.vocabulary_size:
@@ -113,13 +115,14 @@ def choose_device(name: str) -> torch.device:
 
 def _read(path: str, name: str) -> bytes:
     """Read one file of a checkpoint, if it is no larger than such a file may be."""
+    shown = redact(path)
     try:
         fs, folder = fsspec.core.url_to_fs(path)
         file = f"{folder.rstrip('/')}/{name}"
         size = fs.size(file)
         if size is None or size > _MAX_BYTES[name]:
             raise CheckpointError(
-                f"{path}: {name} has {size} bytes, more than the {_MAX_BYTES[name]} that it may "
+                f"{shown}: {name} has {size} bytes, more than the {_MAX_BYTES[name]} that it may "
                 "have; check that this is a checkpoint"
             )
         data = fs.cat_file(file)
@@ -127,15 +130,15 @@ def _read(path: str, name: str) -> bytes:
         raise
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"{path}: there is no {name}; name a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
+            f"{shown}: there is no {name}; name a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
         ) from error
     except Exception as error:  # Each file system raises its own kinds.
         raise CheckpointError(
-            f"{path}: {name} cannot be read ({type(error).__name__}: {error}); check path, "
-            "permissions and connection"
+            f"{shown}: {name} cannot be read ({type(error).__name__}: {redact(str(error))}); "
+            "check path, permissions and connection"
         ) from error
     if not isinstance(data, bytes):
-        raise CheckpointError(f"{path}: {name} gave {type(data).__name__} where bytes were wanted")
+        raise CheckpointError(f"{shown}: {name} gave {type(data).__name__} where bytes were wanted")
     return data
 
 
@@ -180,25 +183,21 @@ def _parse_config(data: bytes, path: str) -> ModelConfig:
 
 def _parse_part(kind: type[_Config], values: Any, what: str) -> _Config:
     """Make a config dataclass of what JSON holds, every value checked against its field."""
-    expected: dict[str, Any] = {
-        field.name: (0,) if field.default is MISSING else field.default for field in fields(kind)
-    }
-    if not isinstance(values, Mapping) or set(values) != set(expected):
+    types = {field.name: field.type for field in fields(kind)}
+    if not isinstance(values, Mapping) or set(values) != set(types):
         found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
-        raise CheckpointError(f"{what} has {found}, not {sorted(expected)}; save it anew")
+        raise CheckpointError(f"{what} has {found}, not {sorted(types)}; save it anew")
     checked: dict[str, Any] = {}
     for name, value in values.items():
-        default = expected[name]
-        if isinstance(default, tuple) and name != "vocabulary_size":
-            good = isinstance(value, list) and all(type(item) is int for item in value)
-            value = tuple(value) if good else value
-        elif isinstance(default, float):
+        if types[name] is int:
+            good = type(value) is int
+        elif types[name] is float:
             good = type(value) in (int, float)
         else:
-            good = type(value) is int
+            good = isinstance(value, list) and all(type(item) is int for item in value)
         if not good:
             raise CheckpointError(f"{what}: {name} is {value!r}, not of its type; save it anew")
-        checked[name] = value
+        checked[name] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**checked)
     except ValueError as error:

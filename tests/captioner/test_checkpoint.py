@@ -159,6 +159,11 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=r"'abacus' is not there.*cpu"):
             load(str(folder), device="abacus")
 
+    def test_a_message_shows_no_secret(self):
+        with pytest.raises(CheckpointError) as caught:
+            load("ftp://somebody:hunter2@127.0.0.1:9/model")
+        assert "hunter2" not in str(caught.value)
+
     def test_an_unknown_file_system(self):
         with pytest.raises(CheckpointError, match="cannot be read"):
             load("nosuch://bucket/model")
