@@ -113,7 +113,8 @@ def _wait(child: "subprocess.Popen[bytes]", ready: Callable[[], bool], log: Path
 def answers(url: str) -> bool:
     """Say whether something that speaks HTTP answers at this address, whatever it says."""
     try:
-        urllib.request.urlopen(url, timeout=5).close()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        opener.open(url, timeout=5).close()
     except urllib.error.HTTPError:
         return True
     except OSError:

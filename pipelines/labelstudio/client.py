@@ -13,7 +13,7 @@ import os
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Self
 from urllib.parse import urlsplit
@@ -21,6 +21,8 @@ from urllib.parse import urlsplit
 import httpx
 
 TOKEN_VARIABLE = "LABEL_STUDIO_API_KEY"
+PREVIEWS_VARIABLE = "LABEL_STUDIO_PREVIEWS"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 90.0
 RETRIES = 5
@@ -124,28 +126,15 @@ class LabelStudioSettings:
         project: the title of the project.
         token: a personal access token or a legacy one.
         previews: upload a preview of every image, even of one that Label Studio could read from
-            its store itself.
+            its store itself; by default if LABEL_STUDIO_PREVIEWS is 1.
     """
 
     url: str
     project: str
     token: Token
-    previews: bool = False
-
-    @classmethod
-    def read(
-        cls,
-        url: str,
-        project: str,
-        token_file: str | os.PathLike[str] | None = None,
-        previews: bool = False,
-    ) -> Self:
-        """Make settings with the token from a file, else from the environment.
-
-        Raises:
-            LabelStudioError: if there is no token, or the address or title cannot be used.
-        """
-        return cls(url, project, read_token(token_file), previews)
+    previews: bool = field(
+        default_factory=lambda: os.environ.get(PREVIEWS_VARIABLE, "").lower() in ("1", "true")
+    )
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -187,7 +176,7 @@ class Client:
         self._access: str | None = None
         self._http = httpx.Client(
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
-            trust_env=True,
+            trust_env=urlsplit(settings.url).hostname not in LOOPBACK,  # no proxy to oneself
         )
 
     def __enter__(self) -> Self:
@@ -206,13 +195,15 @@ class Client:
         """
         try:
             version = self._send("GET", "/api/version", retries=1, authorize=False).json()
+            if not isinstance(version, dict) or not any("label-studio" in key for key in version):
+                raise self._not_label_studio()
+            self._send("GET", "/api/current-user/whoami", retries=1)
         except ValueError:
-            version = None
-        if not isinstance(version, dict) or not any("label-studio" in key for key in version):
-            raise LabelStudioError(
-                f"{self.url} answers, but is not Label Studio; check --label_studio_url"
-            )
-        self._send("GET", "/api/current-user/whoami", retries=1)
+            raise self._not_label_studio() from None
+        except LabelStudioError as error:
+            if error.status in (None, 401, 403):
+                raise
+            raise self._not_label_studio() from None
 
     def get(self, path: str, **options: Any) -> Any:
         """Get JSON; sent again when the network or the server fails."""
@@ -350,9 +341,12 @@ class Client:
         try:
             return str(response.json()["access"])
         except (ValueError, KeyError, TypeError):
-            raise LabelStudioError(
-                f"{self.url} answers, but is not Label Studio; check --label_studio_url"
-            ) from None
+            raise self._not_label_studio() from None
+
+    def _not_label_studio(self) -> LabelStudioError:
+        return LabelStudioError(
+            f"{self.url} answers, but is not Label Studio; check --label_studio_url"
+        )
 
 
 def _is_personal(token: Token) -> bool:

@@ -102,12 +102,12 @@ def _variables(root: ElementTree.Element) -> set[str]:
     return {value[1:].partition("[")[0] for value in values if value.startswith("$")}
 
 
-def prediction(caption: str, score: float, model_version: str) -> dict[str, Any]:
+def prediction(caption: str, score: float | None, model_version: str) -> dict[str, Any]:
     """Write a caption as a prediction that fills the caption's field.
 
     Args:
         caption: the text, taken as it is.
-        score: its confidence, 0 to 1.
+        score: its confidence, 0 to 1, if there is one.
         model_version: which model and decoding config made it.
 
     Returns:

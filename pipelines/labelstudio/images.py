@@ -140,7 +140,7 @@ class Images:
             raise LabelStudioError(
                 f"Label Studio does not get at {bucket}, so reviewers would see no images "
                 f"({error}); give its server credentials for the bucket "
-                "(docs/label-studio.md), or push with previews"
+                "(docs/label-studio.md), or upload previews by LABEL_STUDIO_PREVIEWS=1"
             ) from None
 
     def _try_storage(self, storage: dict[str, Any], bucket: str, uri: str) -> None:
@@ -159,8 +159,9 @@ class Images:
                 return
             self._client.patch(path, {"presign": True})
         raise LabelStudioError(
-            f"Label Studio has a storage for {bucket} but finds no address for {uri!r}; check the "
-            "credentials of its server for the bucket (docs/label-studio.md), or push with previews"
+            f"Label Studio has a storage for {bucket} but finds no address for {uri!r}; check its "
+            "server's credentials for the bucket (docs/label-studio.md), or upload previews by "
+            "LABEL_STUDIO_PREVIEWS=1"
         )
 
     def _resolves(self, uri: str) -> bool:

@@ -5,6 +5,7 @@ and afterwards looks again: an answer that was lost, a push that was killed or a
 slow may have left something twice, and what nobody has touched of that is removed.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -236,8 +237,17 @@ def _by_image(batch: Iterable[ReviewItem]) -> _Wanted:
 def _task(address: str, items: Iterable[ReviewItem]) -> dict[str, Any]:
     captions = list(items)
     data = {"image": address, "image_id": captions[0].image_id, "uri": captions[0].uri}
-    return {"data": data, "predictions": [_prediction(item) for item in captions]}
+    return {
+        "data": {key: _text(value) for key, value in data.items()},
+        "predictions": [_prediction(item) for item in captions],
+    }
 
 
 def _prediction(item: ReviewItem) -> dict[str, Any]:
-    return config.prediction(item.caption, item.confidence, item.model_version)
+    score = item.confidence if math.isfinite(item.confidence) else None
+    return config.prediction(_text(item.caption), score, item.model_version)
+
+
+def _text(value: str) -> str:
+    """Write out what JSON or the server's database has no place for: names that are not UTF-8."""
+    return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")

@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -66,7 +65,8 @@ class Server:
 def install(venv: Path = VENV) -> None:
     """Make a virtual environment with Label Studio in it, unless it is there already.
 
-    It is apart from the project's own because the pins of the two disagree.
+    It is apart from the project's own because the pins of the two disagree. One that somebody
+    else has put Label Studio into is left as it is.
 
     Args:
         venv: the folder of the virtual environment.
@@ -78,6 +78,8 @@ def install(venv: Path = VENV) -> None:
     marker = venv / "label-studio-installed"
     wanted = f"{VERSION} {hashlib.sha256(constraints).hexdigest()}\n"
     if marker.exists() and marker.read_text() == wanted:
+        return
+    if not marker.exists() and (venv / "bin" / "label-studio").exists():
         return
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet"]
     pip += ["--disable-pip-version-check", "--constraint", str(CONSTRAINTS)]
@@ -130,6 +132,7 @@ def start(
     login = _login(directory)
     process = _launch(program, directory, login, _port(directory, port), environment or {})
     _write_private(directory / "process.json", json.dumps(asdict(process)))
+    _write_private(directory / "url", f"http://127.0.0.1:{process.port}\n")
     _wait(process, directory)
     return _server(directory, process)
 
@@ -156,6 +159,13 @@ def stop(directory: Path = DIRECTORY) -> bool:
                 return True
             time.sleep(0.05)
     raise ServerError(f"process {running.pid} (Label Studio) did not end; end it by hand")
+
+
+def status(directory: Path = DIRECTORY) -> Server | None:
+    """Say where the Label Studio of a folder is, if it runs."""
+    directory = directory.absolute()
+    running = _running(directory)
+    return None if running is None else _server(directory, running)
 
 
 def _server(directory: Path, process: Process) -> Server:
@@ -275,13 +285,14 @@ def _launch(
 
 def _wait(process: Process, directory: Path) -> None:
     url = f"http://127.0.0.1:{process.port}/health"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if _began(process.pid) != process.began:
             tail = (directory / "log").read_text(errors="replace")[-2000:]
             raise ServerError(f"Label Studio ended at once; its log, {directory}/log, says: {tail}")
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            with opener.open(url, timeout=5):
                 return
         except OSError:
             time.sleep(0.2)
@@ -308,7 +319,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="A Label Studio on this machine, for trying things out.",
         allow_abbrev=False,
     )
-    parser.add_argument("action", choices=("install", "start", "stop"))
+    parser.add_argument("action", choices=("install", "start", "status", "stop"))
     parser.add_argument("--directory", type=Path, default=DIRECTORY, help="its data and login")
     parser.add_argument("--port", type=int, help="where it listens (8080 or the next free one)")
     parser.add_argument("--venv", type=Path, default=VENV, help="where Label Studio is installed")
@@ -317,7 +328,12 @@ def main(arguments: list[str] | None = None) -> int:
         if options.action == "install":
             install(options.venv)
         elif options.action == "start":
+            if status(options.directory) is None:
+                install(options.venv)
             print(_report(start(options.directory, options.port, options.venv)))
+        elif options.action == "status":
+            running = status(options.directory)
+            print(_report(running) if running else "no Label Studio runs")
         else:
             print("Label Studio stopped" if stop(options.directory) else "no Label Studio runs")
     except ServerError as error:

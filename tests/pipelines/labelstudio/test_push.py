@@ -20,7 +20,7 @@ from pipelines.labelstudio.push import (
 )
 from tests.pipelines.labelstudio.conftest import Queue, make_item, make_items
 from tests.pipelines.labelstudio.proxy import Proxy
-from tests.servers import LabelStudio, free_port
+from tests.servers import LabelStudio, ObjectStore, free_port
 
 
 @pytest.fixture
@@ -76,6 +76,13 @@ class TestWhatIsMade:
         push([make_item(1, caption=caption)], queue.settings)
         (prediction,) = queue.predictions()
         assert prediction["result"][0]["value"]["text"] == [caption]
+
+    def test_names_that_are_not_text_and_confidence_that_is_none(self, queue: Queue) -> None:
+        odd = make_item(1, uri="https://images.invalid/\udcff\0.jpg", confidence=float("nan"))
+        push([odd], queue.settings)
+        (task,) = queue.tasks()
+        assert task["data"]["uri"] == "https://images.invalid/\\udcff\\0.jpg"
+        assert task["predictions"][0]["score"] is None
 
     def test_same_bytes_under_two_uris_are_one_task(self, queue: Queue) -> None:
         items = [make_item(1), make_item(1, uri="https://images.invalid/copy.jpg")]
@@ -229,11 +236,13 @@ class TestTokens:
 
 
 class TestWhatIsSaid:
-    @pytest.mark.parametrize("path", ["", "/elsewhere"])
-    def test_an_address_that_is_not_label_studio(self, s3_server: object, path: str) -> None:
-        settings = LabelStudioSettings(s3_server.endpoint + path, "review", Token("t"))
-        with pytest.raises(LabelStudioError, match="check"):
-            push([make_item(1)], settings)
+    def test_an_address_that_is_not_label_studio(
+        self, label_studio: LabelStudio, s3_server: ObjectStore
+    ) -> None:
+        for url in (s3_server.endpoint, f"{label_studio.url}/elsewhere"):
+            settings = LabelStudioSettings(url, "review", Token("t"))
+            with pytest.raises(LabelStudioError, match="is not Label Studio; check"):
+                push([make_item(1)], settings)
 
     def test_a_server_that_is_down(self) -> None:
         settings = LabelStudioSettings(f"http://127.0.0.1:{free_port()}", "review", Token("t"))
