@@ -17,7 +17,6 @@ from typing import Any
 import apache_beam as beam
 import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.utils.shared import Shared
 
 from captioner.contract import Captioner
@@ -30,6 +29,7 @@ from pipelines.manifest import finish_run, record_commit
 from pipelines.models import keep_loaded
 from pipelines.output import Lease, Output
 from pipelines.progress import Progress, read_progress, request_stop, stop_requested
+from pipelines.worker import LocalRunner
 from schemas.identity import row_key
 from schemas.tally import Tally
 
@@ -173,7 +173,7 @@ class LocalRun:
     def _run_wave(self, wave: Spool, shared: Shared, name: str) -> Exception | None:
         def run_pipeline() -> None:
             try:
-                pipeline = beam.Pipeline(runner=FnApiRunner(), options=self.options)
+                pipeline = beam.Pipeline(runner=LocalRunner(), options=self.options)
                 refs = pipeline | "ReadRefs" >> ReadSpool(wave)
                 _ = refs | "Annotate" >> Annotate(self.config, shared, name)
                 pipeline.run().wait_until_finish()
@@ -181,7 +181,9 @@ class LocalRun:
                 errors.append(error)
 
         errors: list[Exception] = []
-        thread = _start_without_interrupts(run_pipeline)
+        # Not in the main thread: there Ctrl-C would be raised in the middle of a step.
+        thread = threading.Thread(target=run_pipeline, name="beam", daemon=True)
+        thread.start()
         while thread.is_alive():
             thread.join(0.25)
             self.on_progress(read_progress(self._folder))
@@ -234,21 +236,6 @@ class LocalRun:
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-def _start_without_interrupts(target: Callable[[], None]) -> threading.Thread:
-    """Start a thread that, with all it starts, never sees Ctrl-C.
-
-    Threads and processes inherit their starter's signal mask: worker processes, which a terminal
-    would interrupt as well, finish their images.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS[:1])
-    try:
-        thread = threading.Thread(target=target, name="beam", daemon=True)
-        thread.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS[:1])
-    return thread
 
 
 def _explain(error: Exception) -> str:

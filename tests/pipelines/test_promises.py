@@ -31,7 +31,7 @@ def spoil(folder: Path) -> dict[str, str]:
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "text.png").write_bytes(b"no image at all")
     whole = (folder / "00000.png").read_bytes()
-    (folder / "cut.png").write_bytes(whole[: len(whole) - 20])
+    (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
     Image.new("1", (3_000, 2_000)).save(folder / "vast.png")
     (folder / "heavy.bmp").write_bytes(bytes(300_000))
     return {
@@ -235,7 +235,7 @@ class TestPromise8OnePoisonImageCostsOneImage:
         captioner = FakeCaptioner(most=5)
         annotate(tmp_path / "in", output, captioner, batch_size=16)
         assert len(rows(output)) == 64
-        assert sum(size > 5 for size in captioner.batches) <= 2  # it learns
+        assert [size for size in captioner.batches if size > 5] == [16, 8, 8]  # the first only
 
     def test_an_image_too_large_alone_fails_alone(self, tmp_path: Path, output: Output):
         write_images(tmp_path / "in", 3)
