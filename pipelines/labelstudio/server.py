@@ -155,8 +155,7 @@ def stop(directory: Path = DIRECTORY) -> bool:
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline:
             if _began(running.pid) != running.began:
-                (directory / "process.json").unlink(missing_ok=True)
-                return True
+                return True  # the record stays: the next start uses the same port
             time.sleep(0.05)
     raise ServerError(f"process {running.pid} (Label Studio) did not end; end it by hand")
 
