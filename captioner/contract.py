@@ -10,6 +10,9 @@ from PIL import Image
 
 from schemas.identity import config_id
 
+EMBEDDED = "embedded"
+"""The name of the small model that comes with the package."""
+
 PRECISIONS = ("float32", "bfloat16", "float16")
 
 

@@ -5,11 +5,8 @@ import json
 import fsspec
 
 from captioner import checkpoint, huggingface
-from captioner.contract import Captioner, DecodingConfig, ModelLoadError
+from captioner.contract import EMBEDDED, Captioner, DecodingConfig, ModelLoadError
 from schemas.uris import redact
-
-EMBEDDED = "embedded"
-"""The name of the small model that comes with the package."""
 
 
 def load(name: str, device: str = "auto", decoding: DecodingConfig | None = None) -> Captioner:

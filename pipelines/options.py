@@ -6,11 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
-
-from captioner.contract import PRECISIONS
+from captioner.contract import EMBEDDED, PRECISIONS
 from captioner.images import Limits
-from captioner.loading import EMBEDDED
 from pipelines import __version__
 
 EXIT_DONE = 0
@@ -259,6 +256,9 @@ def _share(text: str) -> float:
 
 def _check_unknown(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
     """Refuse what is neither ours nor Beam's: Beam itself would warn and go on without it."""
+    # Here, so that --help need not wait for Beam.
+    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
     beam = _BeamArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(beam)

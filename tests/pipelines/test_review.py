@@ -1,0 +1,130 @@
+"""Planning the queue, and the push as the last step of the main job."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from captioner.scenes import write_folder
+from pipelines.output import Output
+from pipelines.routing import ReviewPlan, plan_review, review_items
+from tests.fakes import FakeCaptioner
+from tests.pipelines.helpers import annotate, rows, write_images
+from tests.pipelines.test_main_job import captioner
+from tests.servers import LabelStudio, free_port
+
+DECODING = FakeCaptioner().decoding.id
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Output:
+    """Twenty captions of different confidence, and one more image with the bytes of the first."""
+    write_images(tmp_path / "in", 20)
+    shutil.copy(tmp_path / "in" / "00000.png", tmp_path / "in" / "copy.png")
+    output = Output((tmp_path / "out").as_uri())
+    annotate(tmp_path / "in", output)
+    return output
+
+
+class TestPlan:
+    def test_what_is_below_is_queued_least_confident_first(self, output: Output):
+        below = sorted(row["confidence"] for row in rows(output))[8]
+        plan = plan_review(output, "fake@1", DECODING, below)
+        queue = [row for _, table in output.tables("review") for row in table.to_pylist()]
+        assert plan.queued + plan.deferred == len(queue) == 8
+        confidences = [row["confidence"] for row in queue]
+        assert confidences == sorted(confidences)
+        assert max(confidences) < below
+
+    def test_equal_bytes_are_one_item_of_review(self, output: Output):
+        assert plan_review(output, "fake@1", DECODING, 1.0) == ReviewPlan(20, 1)
+        assert len({item.image_id for item in review_items(output)}) == 20
+        (deferred,) = [row for row in rows(output, "review") if row["reasons"] == ["deferred"]]
+        assert deferred["uri"].endswith("/copy.png")
+
+    def test_the_same_captions_give_the_same_queue(self, output: Output, tmp_path: Path):
+        plan_review(output, "fake@1", DECODING, 0.5)
+        first = output.current().of("review")
+        plan_review(output, "fake@1", DECODING, 0.5)
+        assert output.current().of("review") == first
+        in_pieces = Output((tmp_path / "pieces").as_uri())
+        annotate(tmp_path / "in", in_pieces, change=lambda refs: refs[:7])
+        annotate(tmp_path / "in", in_pieces, part_rows=3)
+        plan_review(in_pieces, "fake@1", DECODING, 0.5)
+        for row, same in zip(rows(output, "review"), rows(in_pieces, "review"), strict=True):
+            assert {**row, "run_id": ""} == {**same, "run_id": ""}
+
+    def test_a_new_plan_replaces_that_models_queue_only(self, output: Output, tmp_path: Path):
+        annotate(tmp_path / "in", output, FakeCaptioner(model_id="fake@2"))
+        plan_review(output, "fake@1", DECODING, 1.0)
+        plan_review(output, "fake@2", DECODING, 1.0)
+        plan_review(output, "fake@1", DECODING, 0.0)
+        assert {row["model_id"] for row in rows(output, "review")} == {"fake@2"}
+
+    def test_what_is_no_probability_is_refused(self, output: Output):
+        with pytest.raises(ValueError, match="review_below is 7"):
+            plan_review(output, "fake@1", DECODING, 7)
+
+
+class TestPush:
+    @pytest.fixture
+    def images(self, tmp_path: Path) -> Path:
+        write_folder(str(tmp_path / "scenes"), count=6, seed=11)
+        return tmp_path / "scenes"
+
+    def flags(self, images: Path, output: Path, url: str, project: str) -> list[object]:
+        flags = ["annotate", "--input", images, "--output", output, "--review_below", "1"]
+        return [*flags, "--label_studio_url", url, "--label_studio_project", project]
+
+    def test_promise_7_label_studio_sees_each_image_once(
+        self, images: Path, tmp_path: Path, label_studio: LabelStudio
+    ):
+        flags = self.flags(images, tmp_path / "out", label_studio.url, "Main job")
+        flags += ["--label_studio_token_file", label_studio.token_file]
+        first = captioner(*flags)
+        assert first.returncode == 0, first.stderr
+        assert "6 tasks made, 0 there before" in first.stderr
+        Image.new("RGB", (50, 50)).save(images / "new.png")
+        second = captioner(*flags)
+        assert second.returncode == 0, second.stderr
+        assert "1 tasks made, 6 there before" in second.stderr
+
+    def test_a_server_that_is_down_costs_nothing(
+        self, images: Path, tmp_path: Path, label_studio: LabelStudio
+    ):
+        url = f"http://127.0.0.1:{free_port()}"
+        flags = self.flags(images, tmp_path / "out", url, "Pushed later")
+        flags += ["--label_studio_token_file", label_studio.token_file]
+        down = captioner(*flags)
+        assert down.returncode == 4
+        assert len(rows(Output((tmp_path / "out").as_uri()))) == 6
+        advice = down.stderr.strip().splitlines()[-1].split()
+        assert advice[:3] == ["captioner", "review", "push"]
+        later = captioner(
+            *["review", "push", tmp_path / "out", "--label_studio_url", label_studio.url],
+            *["--label_studio_token_file", label_studio.token_file],
+            *["--label_studio_project", "Pushed later"],
+        )
+        assert later.returncode == 0, later.stderr
+        assert "6 tasks made" in later.stderr
+
+    def test_promise_10_no_secret_is_written_down(
+        self, images: Path, tmp_path: Path, label_studio: LabelStudio
+    ):
+        flags = self.flags(images, tmp_path / "out", label_studio.url, "No secret")
+        environment = {"LABEL_STUDIO_API_KEY": label_studio.token}
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            done = captioner(*flags)
+            assert done.returncode == 0, done.stderr
+            patch.setenv("LABEL_STUDIO_API_KEY", wrong := "deadbeef" * 5)
+            refused = captioner(*flags)
+        assert refused.returncode == 4
+        files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert len(files) >= 4
+        said = done.stderr + done.stdout + refused.stderr + refused.stdout
+        for secret in (label_studio.token, wrong):
+            assert secret not in said
+            assert not [path for path in files if secret.encode() in path.read_bytes()]
