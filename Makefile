@@ -43,13 +43,16 @@ labelstudio: install ## a real Label Studio on this machine, for the review queu
 $(SAMPLE)/metadata.jsonl: | $(VENV)/installed
 	@$(BIN)/captioner scenes --count 60 --seed 7 --output $(SAMPLE)
 
-run: install labelstudio $(SAMPLE)/metadata.jsonl ## the main job on a sample folder, with a review queue
+run: install $(SAMPLE)/metadata.jsonl ## the main job on a sample folder, with a review queue
+	@echo "starting Label Studio (the first time it is installed: some minutes)"
+	@$(MAKE) --silent labelstudio >/dev/null
 	@$(BIN)/captioner annotate --input $(SAMPLE) --output $(OUTPUT) --review_below 0.85 \
 	    --label_studio_url "$$(cat $(RUN)/labelstudio/url)" \
 	    --label_studio_token_file $(RUN)/labelstudio/token \
 	    --label_studio_project "Captions to review"
+	@echo
 	@$(BIN)/python -m pipelines.labelstudio.server status --directory $(RUN)/labelstudio
-	@echo "make stop ends Label Studio."
+	@echo "make stop ends it."
 
 stop: ## end the Label Studio that `make run` started
 	@if [ -x $(BIN)/python ]; then \
