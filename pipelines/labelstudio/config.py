@@ -9,8 +9,10 @@ from pipelines.labelstudio.client import LabelStudioError
 
 IMAGE, CAPTION, VERDICT = "image", "caption", "verdict"
 VERDICTS = ("accept", "fix", "reject")
-TASK_DATA = ("image", "image_id", "uri")
+TASK_DATA = ("image", "image_id", "uri", "caption")
 
+# The value of the TextArea is filled in for a task without a prediction of the model version that
+# the project shows; where there is one, Label Studio takes that and leaves the value aside.
 LABEL_CONFIG = """\
 <View style="display: flex; gap: 24px; align-items: flex-start">
   <View style="flex: 3; min-width: 0">
@@ -18,8 +20,8 @@ LABEL_CONFIG = """\
   </View>
   <View style="flex: 2; min-width: 260px">
     <Header value="Caption" size="5"/>
-    <TextArea name="caption" toName="image" editable="true" maxSubmissions="1" rows="3"
-              placeholder="A caption for this image" required="true"
+    <TextArea name="caption" toName="image" value="$caption" editable="true" maxSubmissions="1"
+              rows="3" placeholder="A caption for this image" required="true"
               requiredMessage="Write a caption, or skip the image"/>
     <Header value="Was the caption right?" size="5"/>
     <Choices name="verdict" toName="image" choice="single-radio" required="true"

@@ -23,6 +23,7 @@ PREVIEW_SIZE = (512, 512)
 PREVIEW_QUALITY = 85
 PREVIEW_THREADS = 4
 UPLOAD_FILES = 25
+UPLOAD_TRIES = 3
 STORES = {"gs": "gcs", "s3": "s3"}
 UNSHOWN = (".tif", ".tiff")  # browsers do not draw these
 PRESIGN_MINUTES = 15
@@ -177,31 +178,51 @@ class Images:
             return {}, []
         uploads = self._known_uploads()
         made, failed = _previews([p for p in pictures if p.image_id not in uploads])
-        for start in range(0, len(made), UPLOAD_FILES):
-            self._send(made[start : start + UPLOAD_FILES])
+        self._send(dict(made))
         ids = (picture.image_id for picture in pictures)
         return {i: uploads[i] for i in ids if i in uploads}, failed
 
-    def _send(self, previews: list[tuple[str, bytes]]) -> None:
-        """Upload some previews; what came through and was not said so is found again."""
+    def _send(self, previews: dict[str, bytes]) -> None:
+        """Upload previews, and those again of which nothing is found afterwards.
+
+        Raises:
+            LabelStudioError: if Label Studio does not take them.
+        """
         uploads = self._known_uploads()
-        path = f"/api/projects/{self._project}/import"
-        for attempt in range(3):
-            rest = [(i, data) for i, data in previews if i not in uploads]
+        error: LabelStudioError | None = None
+        for _ in range(UPLOAD_TRIES):
+            rest = [i for i in previews if i not in uploads]
             if not rest:
                 return
-            files = {f"file{n}": (f"{i}.jpg", d, "image/jpeg") for n, (i, d) in enumerate(rest)}
-            try:
-                answer = self._client.post(path, params={"commit_to_project": "false"}, files=files)
-                uploads.update(self._list(answer.get("file_upload_ids")))
-            except OutcomeUnknownError:
-                if attempt == 2:
-                    raise
-                uploads.update(self._list(None))
-        raise LabelStudioError(
-            f"Label Studio took {len(previews)} previews but does not list them; "
-            "push with the token of one user at a time"
-        )
+            numbers: list[int] = []
+            for start in range(0, len(rest), UPLOAD_FILES):
+                part = {i: previews[i] for i in rest[start : start + UPLOAD_FILES]}
+                answered, error = self._send_part(part)
+                numbers += answered
+            known = len(numbers) == len(rest)
+            uploads.update(self._list(numbers if known else None))
+        if lost := sum(i not in uploads for i in previews):
+            raise error or LabelStudioError(
+                f"Label Studio took {lost} previews but does not list them; push again later"
+            )
+
+    def _send_part(self, previews: dict[str, bytes]) -> tuple[list[int], LabelStudioError | None]:
+        """Upload some previews in one request; return their numbers as far as they are known.
+
+        Label Studio stores the files, and then refuses to make tasks of them by itself where the
+        labelling config uses more than the image; the tasks are made here, so that is no matter.
+        """
+        path = f"/api/projects/{self._project}/import"
+        files = {
+            f"file{n}": (f"{i}.jpg", previews[i], "image/jpeg") for n, i in enumerate(previews)
+        }
+        try:
+            answer = self._client.post(path, params={"commit_to_project": "false"}, files=files)
+        except LabelStudioError as error:
+            if isinstance(error, OutcomeUnknownError) or error.status == 400:
+                return [], error
+            raise
+        return list(answer.get("file_upload_ids") or []), None
 
     def _known_uploads(self) -> dict[str, str]:
         """Return the address of each uploaded preview by image id."""

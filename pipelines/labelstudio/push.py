@@ -236,7 +236,9 @@ def _by_image(batch: Iterable[ReviewItem]) -> _Wanted:
 
 def _task(address: str, items: Iterable[ReviewItem]) -> dict[str, Any]:
     captions = list(items)
-    data = {"image": address, "image_id": captions[0].image_id, "uri": captions[0].uri}
+    first = captions[0]
+    data = {"image": address, "image_id": first.image_id, "uri": first.uri}
+    data["caption"] = first.caption
     return {
         "data": {key: _text(value) for key, value in data.items()},
         "predictions": [_prediction(item) for item in captions],

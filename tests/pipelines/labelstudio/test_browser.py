@@ -98,12 +98,8 @@ class Reviewer:
 
 @pytest.fixture
 def reviewer(queue: Queue, tmp_path: Path) -> Iterator[Reviewer]:
-    """A reviewer in front of a queue of one image."""
+    """A reviewer who has logged in."""
     browser, driver = find_programs()
-    path = tmp_path / "image.png"
-    Image.new("RGB", (900, 700), COLOUR).save(path)
-    caption = "a <b>blue</b> field & nothing else"
-    push([make_item(1, uri=f"file://{path}", caption=caption)], queue.settings)
     options = webdriver.ChromeOptions()
     options.binary_location = browser
     for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'browser'}"):
@@ -112,14 +108,37 @@ def reviewer(queue: Queue, tmp_path: Path) -> Iterator[Reviewer]:
     try:
         reviewer = Reviewer(chrome, queue)
         reviewer.log_in()
-        reviewer.open_queue()
         yield reviewer
     finally:
         chrome.quit()
 
 
-def test_a_reviewer_sees_image_and_caption_corrects_it_and_submits(reviewer: Reviewer) -> None:
-    reviewer.wait(lambda: reviewer.caption() == "a <b>blue</b> field & nothing else")
+def verdict(choice: str) -> dict[str, Any]:
+    return {
+        "from_name": "verdict",
+        "to_name": "image",
+        "type": "choices",
+        "value": {"choices": [choice]},
+    }
+
+
+def submitted(queue: Queue, number: int) -> dict[str, Any]:
+    """Return what was said of an image by the name of the control."""
+    tasks = {task["data"]["image_id"]: task for task in queue.tasks()}
+    annotations = tasks[make_item(number).image_id]["annotations"]
+    return {region["from_name"]: region["value"] for a in annotations for region in a["result"]}
+
+
+def test_a_reviewer_sees_image_and_caption_corrects_it_and_submits(
+    reviewer: Reviewer, queue: Queue, tmp_path: Path
+) -> None:
+    path = tmp_path / "image.png"
+    Image.new("RGB", (900, 700), COLOUR).save(path)
+    caption = "a <b>blue</b> field & nothing else"
+    push([make_item(1, uri=f"file://{path}", caption=caption)], queue.settings)
+    reviewer.open_queue()
+
+    reviewer.wait(lambda: reviewer.caption() == caption)
     reviewer.wait(lambda: reviewer.share_of(COLOUR) > 0.1)
     if folder := os.environ.get("CAPTIONER_SCREENSHOTS"):
         reviewer.browser.save_screenshot(f"{folder}/queue.png")
@@ -136,7 +155,29 @@ def test_a_reviewer_sees_image_and_caption_corrects_it_and_submits(reviewer: Rev
     ActionChains(reviewer.browser).send_keys("2").perform()
     reviewer.find("[data-testid=bottombar-submit-button]").click()
 
-    reviewer.wait(lambda: reviewer.queue.tasks()[0]["annotations"])
-    (annotation,) = reviewer.queue.tasks()[0]["annotations"]
-    said = {region["from_name"]: region["value"] for region in annotation["result"]}
-    assert said == {"caption": {"text": ["a blue square"]}, "verdict": {"choices": ["fix"]}}
+    reviewer.wait(lambda: submitted(queue, 1))
+    assert submitted(queue, 1) == {
+        "caption": {"text": ["a blue square"]},
+        "verdict": {"choices": ["fix"]},
+    }
+
+
+def test_the_caption_is_filled_in_where_only_an_older_model_has_one(
+    reviewer: Reviewer, queue: Queue
+) -> None:
+    push([make_item(1, caption="of the older model")], queue.settings)
+    push([make_item(2, model_id="model-2")], queue.settings)
+    newer = next(t for t in queue.tasks() if t["data"]["image_id"] == make_item(2).image_id)
+    queue.post(f"/api/tasks/{newer['id']}/annotations/", {"result": [verdict("accept")]})
+    reviewer.open_queue()
+
+    field = reviewer.find("[data-testid=textarea-control] textarea")
+    reviewer.wait(lambda: field.get_attribute("value") == "of the older model")
+    ActionChains(reviewer.browser).send_keys("1").perform()
+    reviewer.find("[data-testid=bottombar-submit-button]").click()
+
+    reviewer.wait(lambda: submitted(queue, 1))
+    assert submitted(queue, 1) == {
+        "caption": {"text": ["of the older model"]},
+        "verdict": {"choices": ["accept"]},
+    }

@@ -46,6 +46,7 @@ class TestWhatIsMade:
             "image": items[1].uri,
             "image_id": items[1].image_id,
             "uri": items[1].uri,
+            "caption": "caption 1",
         }
         (prediction,) = task["predictions"]
         assert prediction["score"] == pytest.approx(items[1].confidence)
