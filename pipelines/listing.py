@@ -4,25 +4,28 @@
 it. Folders are walked several at a time, yet found in the same order every time.
 """
 
-import csv
-import io
 import os
 import posixpath
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import IO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.utils import glob_translate
 
 from pipelines import folders, storage
 from pipelines.folders import Entry
+from pipelines.inputs import (
+    Files,
+    Folder,
+    ListFile,
+    ListingError,
+    Pattern,
+    Source,
+    path_in,
+    source_of,
+)
+from pipelines.list_files import line_uri, lines
 from pipelines.storage import StorageError, StoredFile
 from schemas.identity import row_key
 from schemas.kinds import FailureKind
@@ -31,15 +34,12 @@ from schemas.uris import credentials_in, join_archive, redact, split_archive
 IMAGE_EXTENSIONS = frozenset(
     ".jpg .jpeg .jpe .jfif .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif".split()
 )
-LIST_EXTENSIONS = (".txt", ".csv", ".parquet")
-COLUMN = "uri"
 HIDDEN = "hidden"
 EMPTY_ROW = "empty row"
 PAGE = 1000
 """Entries of a folder that are held at a time; a page of an object store's listing."""
 
 _EXTENSION = re.compile(r"\.(?=[0-9_+-]*[a-z])[a-z0-9_+-]{1,10}$")
-_MAGIC = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,6 @@ class ListingCounts:
     not_matched: int = 0
 
 
-class ListingError(Exception):
-    """An input that cannot be listed: which, why, and what to do."""
-
-
 def list_images(
     inputs: Sequence[str],
     glob: str | None = None,
@@ -106,13 +102,13 @@ def list_images(
     """
     counts = ListingCounts() if counts is None else counts
     listing = _Listing(Pattern(glob) if glob else None, threads, counts)
-    sources = [_source(text) for text in inputs]
+    sources = [source_of(text) for text in inputs]
     may_overlap = len(sources) > 1 or any(isinstance(source, ListFile) for source in sources)
     return _closing_pool(listing, sources, may_overlap)
 
 
 def _closing_pool(
-    listing: "_Listing", sources: "Sequence[Source]", may_overlap: bool
+    listing: "_Listing", sources: Sequence[Source], may_overlap: bool
 ) -> Iterator[ImageRef]:
     with ThreadPoolExecutor(listing.threads, "list") as pool:
         listing.pool = pool
@@ -133,188 +129,6 @@ def _once(refs: Iterable[ImageRef], counts: ListingCounts) -> Iterator[ImageRef]
             continue
         seen.add(key)
         yield ref
-
-
-# --- what an input is ---------------------------------------------------------------------------
-
-
-class Pattern:
-    """A glob over paths relative to a folder: ``*`` within a name, ``**`` over folders."""
-
-    def __init__(self, glob: str) -> None:
-        self._whole = re.compile(glob_translate(glob), re.DOTALL)
-        self._parts = glob.split("/")
-        self._names = [re.compile(glob_translate(part), re.DOTALL) for part in self._parts]
-
-    def matches(self, path: str) -> bool:
-        """Say whether a file is meant."""
-        return self._whole.match(path) is not None
-
-    def leads_to(self, folder: str) -> bool:
-        """Say whether a folder may hold files that are meant."""
-        for number, name in enumerate(folder.split("/")):
-            if "**" in self._parts[number]:
-                return True
-            if number == len(self._parts) - 1 or not self._names[number].match(name):
-                return False
-        return True
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder, and which of its files an input's own glob means."""
-
-    uri: str
-    pattern: Pattern | None = None
-
-
-@dataclass(frozen=True)
-class Files:
-    """Files that the user named, so that nothing about their names matters."""
-
-    uris: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class ListFile:
-    """A file that names images."""
-
-    uri: str
-
-
-Source = Folder | Files | ListFile
-
-
-def _source(text: str) -> Source:
-    """Tell what an input is.
-
-    Raises:
-        ListingError: if it is nothing that can be listed.
-    """
-    found = credentials_in(text)
-    if found:
-        raise ListingError(
-            f"input {redact(text)!r} carries {found}, which would be written down with every row; "
-            "name the file without it, and let the environment log in"
-        )
-    try:
-        uri = storage.absolute_uri(text)
-        return _http_source(uri) if storage.protocol_of(uri) == "http" else _stored_source(uri)
-    except (StorageError, ValueError) as error:
-        raise ListingError(f"input {redact(text)!r}: {error}") from error
-
-
-def _http_source(uri: str) -> Source:
-    """Tell by the address alone; a query is not a glob."""
-    if uri.endswith("/"):
-        return _checked_folder(uri.rstrip("/"))
-    if "*" in uri:
-        return _glob_source(uri)
-    return _file_source(uri)
-
-
-def _stored_source(uri: str) -> Source:
-    if _is_folder(uri):
-        return Folder(uri)
-    try:
-        storage.stat(uri)
-        return _file_source(uri)
-    except StorageError as error:
-        if error.kind is not FailureKind.NOT_FOUND:
-            raise
-        if _MAGIC.search(_path_part(uri)):
-            return _glob_source(uri)
-        what = "no such file or folder"
-        raise ListingError(
-            f"input {redact(uri)!r}: {what}; check the spelling"
-            + (", the bucket and who may list it" if uri.startswith(("gs://", "s3://")) else "")
-        ) from error
-
-
-def _is_folder(uri: str) -> bool:
-    """Say whether there is a folder; in a bucket, whether anything begins with its name."""
-    protocol = storage.protocol_of(uri)
-    if protocol == "file":
-        return os.path.isdir(storage.local_path(uri))
-    if protocol in ("zip", "tar"):
-        return _archive_has_folder(uri)
-    if protocol in ("gs", "s3"):
-        return _bucket_has_folder(uri)
-    filesystem, path = storage.resolve(uri)
-    return bool(filesystem.isdir(path))
-
-
-def _bucket_has_folder(uri: str) -> bool:
-    bucket, key = storage.bucket_and_key(uri)
-    try:
-        first = next(folders.scan(uri), None)
-    except FileNotFoundError as error:
-        raise ListingError(
-            f"input {uri!r}: there is no bucket {bucket!r}; check the spelling and who may list it"
-        ) from error
-    except Exception as error:
-        raise storage.failure(uri, error, "list") from error
-    return first is not None or not key
-
-
-def _archive_has_folder(uri: str) -> bool:
-    archive = split_archive(uri)
-    assert archive is not None
-    members = storage.open_archive(archive.protocol, archive.archive).members()
-    prefix = archive.member + "/"
-    return not archive.member or any(member.name.startswith(prefix) for member in members)
-
-
-def _checked_folder(uri: str) -> Folder:
-    try:
-        next(iter(folders.scan(uri)), None)
-    except Exception as error:
-        raise storage.failure(uri, error, "list") from error
-    return Folder(uri)
-
-
-def _file_source(uri: str) -> Source:
-    path = _path_part(uri)
-    is_list = path.lower().endswith(LIST_EXTENSIONS) and not split_archive(uri)
-    return ListFile(uri) if is_list else Files((uri,))
-
-
-def _path_part(uri: str) -> str:
-    """Return the part of a uri in which a glob may stand."""
-    archive = split_archive(uri)
-    if archive:
-        return archive.member
-    if storage.protocol_of(uri) == "http":
-        return re.split(r"[?#]", uri, maxsplit=1)[0]
-    return uri.partition("://")[2]
-
-
-def _glob_source(uri: str) -> Folder:
-    """Split ``gs://b/a*/x.jpg`` into the folder ``gs://b`` and the pattern ``a*/x.jpg``."""
-    archive = split_archive(uri)
-    if archive:
-        return Folder(join_archive(archive.protocol, "", archive.archive), Pattern(archive.member))
-    root, parts = uri.partition("://")[0] + "://", uri.partition("://")[2].split("/")
-    taken = 0
-    while taken < len(parts) - 1 and _is_literal(root, parts[: taken + 1]):
-        taken += 1
-    if taken == 0:
-        raise ListingError(f"input {redact(uri)!r}: a glob cannot stand for buckets or servers")
-    folder = root + "/".join(parts[:taken])
-    return Folder(_checked_root(folder), Pattern("/".join(parts[taken:])))
-
-
-def _is_literal(root: str, parts: Sequence[str]) -> bool:
-    """Say whether the last part is a name; on a disk, one that exists is, whatever is in it."""
-    if not _MAGIC.search(parts[-1]):
-        return True
-    return root == "file://" and os.path.lexists("/".join(parts))
-
-
-def _checked_root(folder: str) -> str:
-    if storage.protocol_of(folder) != "http" and not _is_folder(folder or "/"):
-        raise ListingError(f"input {redact(folder)!r}: no such folder; check the spelling")
-    return folder
 
 
 # --- walking through it -------------------------------------------------------------------------
@@ -490,12 +304,12 @@ class _Listing:
         """
         folder = list_uri.rpartition("/")[0]
         named = 0
-        for line in _lines(list_uri):
+        for line in lines(list_uri):
             if not line:
                 self.counts.ignored[EMPTY_ROW] += 1
                 continue
             named += 1
-            uri = _line_uri(line, folder)
+            uri = line_uri(line, folder)
             if self.glob and not self.glob.matches(_relative(uri, folder)):
                 self.counts.not_matched += 1
                 continue
@@ -521,7 +335,7 @@ def _relative(uri: str, folder: str) -> str:
     prefix = folder.rstrip("/") + "/" if folder else ""
     if uri.startswith(prefix):
         return uri.removeprefix(prefix).lstrip("/")
-    return _path_part(uri).lstrip("/")
+    return path_in(uri).lstrip("/")
 
 
 def _split_name(uri: str) -> str:
@@ -558,81 +372,3 @@ def _look_at(uri: str) -> ImageRef:
         return _ref(storage.stat(uri))
     except StorageError as error:
         return _bad(uri, error.kind, str(error))
-
-
-# --- list files ---------------------------------------------------------------------------------
-
-
-def _line_uri(line: str, folder: str) -> str:
-    """Return the uri that a line names: absolute, or relative to the list file's folder."""
-    if "://" in line:
-        protocol = line.partition("://")[0].lower()
-        return line if protocol in ("http", "https", "zip", "tar") else _normal(line)
-    if line.startswith("/"):
-        return _normal("file://" + line)
-    return _normal(f"{folder}/{line}")
-
-
-def _normal(uri: str) -> str:
-    """Resolve ``.`` and ``..``, which no store but a disk knows, and other names of protocols."""
-    protocol, _, rest = uri.partition("://")
-    protocol = {"gcs": "gs", "s3a": "s3", "local": "file"}.get(protocol.lower(), protocol.lower())
-    if protocol not in ("file", "memory") and not re.search(r"(^|/)\.\.?(/|$)", rest):
-        return f"{protocol}://{rest}"
-    path = posixpath.normpath(rest)
-    return f"{protocol}:///{path.lstrip('/')}" if rest.startswith("/") else f"{protocol}://{path}"
-
-
-def _lines(uri: str) -> Iterator[str]:
-    """Iterate over what a list file holds, a page at a time.
-
-    Raises:
-        ListingError: if it cannot be read, or has no column ``uri``.
-    """
-    readers: dict[str, Callable[[IO[bytes], str], Iterator[str]]] = {
-        ".csv": _csv_lines,
-        ".parquet": _parquet_lines,
-    }
-    read = readers.get(posixpath.splitext(uri.lower())[1], _text_lines)
-    try:
-        filesystem, path = storage.resolve(uri)
-        with closing(filesystem.open(path, "rb")) as file:
-            yield from read(file, uri)
-    except (pa.ArrowException, csv.Error) as error:
-        raise ListingError(f"list file {redact(uri)!r} cannot be read: {error}") from error
-    except (StorageError, OSError) as error:
-        failure = storage.failure(uri, error) if isinstance(error, OSError) else error
-        raise ListingError(f"list file: {failure}") from error
-
-
-def _text(file: IO[bytes]) -> io.TextIOWrapper:
-    return io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="")
-
-
-def _text_lines(file: IO[bytes], uri: str) -> Iterator[str]:
-    for line in file:
-        yield line.decode("utf-8-sig", "surrogateescape").rstrip("\r\n")
-
-
-def _csv_lines(file: IO[bytes], uri: str) -> Iterator[str]:
-    rows = csv.DictReader(_text(file))
-    _check_column(rows.fieldnames or (), uri)
-    for row in rows:
-        yield row[COLUMN] or ""
-
-
-def _parquet_lines(file: IO[bytes], uri: str) -> Iterator[str]:
-    table = pq.ParquetFile(file)
-    _check_column(table.schema_arrow.names, uri)
-    for batch in table.iter_batches(columns=[COLUMN]):
-        for value in batch.column(0).to_pylist():
-            yield "" if value is None else str(value)
-
-
-def _check_column(names: Iterable[str], uri: str) -> None:
-    names = [*names]
-    if COLUMN not in names:
-        raise ListingError(
-            f"list file {redact(uri)!r} has no column {COLUMN!r}, only "
-            f"{', '.join(map(repr, names)) or 'none'}; rename the one that holds the images' uris"
-        )

@@ -489,3 +489,10 @@ def test_decoding_on_many_threads_gives_the_same() -> None:
     for one, other in zip(alone, together, strict=True):
         assert one.image.tobytes() == other.image.tobytes()
         assert one.phash == other.phash
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (129, 128)])
+def test_the_smallest_and_the_longest_images(size: tuple[int, int]) -> None:
+    decoded = decode(encoded(Image.new("RGB", size, "red"), "PNG"))
+    assert decoded.image.size == size
+    assert len(decoded.phash) == 16

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines import folders, storage
-from pipelines.listing import ImageRef, ListingCounts, ListingError, Pattern, list_images
+from pipelines.inputs import ListingError, Pattern
+from pipelines.listing import ImageRef, ListingCounts, list_images
 from tests.pipelines.stores import NASTY, Server, content, http_server
 from tests.pipelines.test_storage import allowed, make_archive
 from tests.servers import ObjectStore
