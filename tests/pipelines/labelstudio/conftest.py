@@ -10,7 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from pipelines.labelstudio import client as client_module
 from pipelines.labelstudio.push import LabelStudioSettings, ReviewItem, Token
+from tests.pipelines.labelstudio.proxy import Proxy
 from tests.servers import LabelStudio
 
 
@@ -73,6 +75,17 @@ def personal_token(label_studio: LabelStudio) -> str:
         both = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": True}
         http.post("/api/jwt/settings", json=both).raise_for_status()
         return str(http.post("/api/token/").raise_for_status().json()["token"])
+
+
+@pytest.fixture
+def proxy(label_studio: LabelStudio) -> Iterator[Proxy]:
+    with Proxy(label_studio.url) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_delay", lambda attempt, response: 0.01)
 
 
 def make_item(number: int, **changes: Any) -> ReviewItem:

@@ -11,6 +11,7 @@ from PIL import Image
 from pipelines.labelstudio.images import is_stored
 from pipelines.labelstudio.push import LabelStudioError, push
 from tests.pipelines.labelstudio.conftest import Queue, make_item
+from tests.pipelines.labelstudio.proxy import Proxy
 from tests.servers import ObjectStore
 
 
@@ -84,6 +85,22 @@ class TestPreviews:
         push(items, queue.settings)
         path = f"/api/projects/{queue.project()['id']}/file-uploads"
         assert len(queue.get(path, params={"all": "true"})) == 30
+
+    @pytest.mark.usefixtures("no_waiting")
+    def test_an_upload_whose_answer_is_lost(
+        self, queue: Queue, proxy: Proxy, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "1.png"
+        path.write_bytes(make_picture())
+        items = [make_item(1, uri=f"file://{path}")]
+        proxy.lose_answers("POST", "/import", 1)
+        push(items, replace(queue.settings, url=proxy.url))
+        assert proxy.lost == 1
+        queue.assert_each_once(items)
+        project = queue.project()["id"]
+        uploads = queue.get(f"/api/projects/{project}/file-uploads", params={"all": "true"})
+        assert len(uploads) == 1
+        assert fetch(queue).size == (512, 341)
 
     def test_a_preview_that_a_dead_push_left_is_used(self, queue: Queue, tmp_path: Path) -> None:
         path = tmp_path / "1.png"

@@ -5,12 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from pipelines.labelstudio import client as client_module
 from pipelines.labelstudio.push import (
     LabelStudioError,
     LabelStudioSettings,
@@ -21,17 +19,6 @@ from pipelines.labelstudio.push import (
 from tests.pipelines.labelstudio.conftest import Queue, make_item, make_items
 from tests.pipelines.labelstudio.proxy import Proxy
 from tests.servers import LabelStudio, ObjectStore, free_port
-
-
-@pytest.fixture
-def proxy(label_studio: LabelStudio) -> Iterator[Proxy]:
-    with Proxy(label_studio.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_delay", lambda attempt, response: 0.01)
 
 
 class TestWhatIsMade:
