@@ -47,12 +47,16 @@ class GridEncoderConfig:
 
 
 class GridEncoder(nn.Module):
-    """A picture [b x 3 x size x size], from 0 to 1, to features [b x positions x width]."""
+    """A picture [b x 3 x size x size], from 0 to 1, to features [b x positions x f].
+
+    Each position's features are what the last stage saw there and where it lies.
+    """
 
     def __init__(self, config: GridEncoderConfig) -> None:
         super().__init__()
         self.grid = config.grid
-        self.feature_size = config.widths[-1]
+        position = positions(*config.grid)
+        self.feature_size = config.widths[-1] + position.shape[1]
         stages: list[nn.Module] = []
         before = 3
         for width, count in zip(config.widths, config.blocks, strict=True):
@@ -61,14 +65,30 @@ class GridEncoder(nn.Module):
             stages.extend(ResidualBlock(width) for _ in range(count))
             before = width
         self.stages = nn.Sequential(*stages)
-        height, width = self.grid
-        self.position = nn.Parameter(torch.zeros(1, height * width, before))
-        nn.init.normal_(self.position, std=0.02)
+        self.register_buffer("position", position)
+
+    position: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode pictures."""
         features: Tensor = self.stages((images - 0.5) * 4)  # (b, width, h, w)
-        return features.flatten(2).transpose(1, 2) + self.position
+        features = features.flatten(2).transpose(1, 2)  # (b, positions, width)
+        return torch.cat((features, self.position.expand(len(features), -1, -1)), 2)
+
+
+def positions(height: int, width: int) -> Tensor:
+    """Say where each position of a grid lies, [positions x (2 + height + width)].
+
+    The first two are x and y from -2 to 2, so that an attended mean of them is the place that was
+    looked at; then come row and column, one number for each. They are handed to the decoder as
+    they are: what it says of left and right has little else to go by.
+    """
+    y, x = torch.meshgrid(
+        torch.linspace(-2, 2, height), torch.linspace(-2, 2, width), indexing="ij"
+    )
+    rows = torch.eye(height).repeat_interleave(width, 0)
+    columns = torch.eye(width).repeat(height, 1)
+    return torch.cat((x.reshape(-1, 1), y.reshape(-1, 1), rows, columns), 1)
 
 
 class ResidualBlock(nn.Module):
