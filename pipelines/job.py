@@ -161,7 +161,8 @@ def _say_where(output: Output) -> None:
     current = output.current()
     for table, text in (("captions", "captions"), ("failures", "failures"), ("review", "queue")):
         rows = sum(file.rows for file in current.of(table))
-        print(f"  {text:<10}{rows:>8,} rows  {output.path(table)}")
+        where = output.path(table).removeprefix("file://")
+        print(f"  {text:<10}{rows:>8,} rows  {where}")
 
 
 def _recorded(
@@ -240,8 +241,7 @@ def review_push(args: argparse.Namespace) -> int:
     """Push the live queue of an output."""
     output = Output(_output_uri(args.output))
     review = _review_config(args)
-    if not output.current().files:
-        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
+    _check_output(output)
     with opened(output, new_run_id()):
         pushed = push_queue(output, review)
     _say_pushed(output, {**vars(pushed), "finished": pushed.finished}, args)
@@ -251,6 +251,7 @@ def review_push(args: argparse.Namespace) -> int:
 def review_plan(args: argparse.Namespace) -> int:
     """Plan the queue of an output that is there already."""
     output = Output(_output_uri(args.output))
+    _check_output(output)
     with opened(output, new_run_id()):
         for model_id, decoding in _models(output):
             if args.model_id in (None, model_id):
@@ -261,20 +262,25 @@ def review_plan(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _models(output: Output) -> list[tuple[str, str]]:
-    found = {
-        (row["model_id"], row["decoding"])
-        for _, table in output.tables("captions", ["model_id", "decoding"])
-        for row in table.group_by(["model_id", "decoding"]).aggregate([]).to_pylist()
-    }
-    if not found:
+def _check_output(output: Output) -> None:
+    if not output.current().files and not storage.list_files(output.path("staging")):
         raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
-    return sorted(found)
+
+
+def _models(output: Output) -> list[tuple[str, str]]:
+    return sorted(
+        {
+            (row["model_id"], row["decoding"])
+            for _, table in output.tables("captions", ["model_id", "decoding"])
+            for row in table.group_by(["model_id", "decoding"]).aggregate([]).to_pylist()
+        }
+    )
 
 
 def compact_output(args: argparse.Namespace) -> int:
     """Merge an output's small files."""
     output = Output(_output_uri(args.output))
+    _check_output(output)
     with opened(output, new_run_id()):
         before, after = compact(output, args.max_file_bytes)
     print(f"{before:,} files before, {after:,} now")

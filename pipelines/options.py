@@ -59,9 +59,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if not argv:
         parser.print_help()
         parser.exit(EXIT_USAGE)
+    if argv[0] == "annotate":
+        _check_flags(annotate, argv[1:])
     args, rest = parser.parse_known_args(argv)
     if args.command == "annotate":
-        _check_unknown(annotate, rest)
+        _check_beam(annotate, rest)
     elif rest:
         args.parser.error(_unknown(rest[0], _flags(args.parser)))
     return args, rest
@@ -254,20 +256,40 @@ def _share(text: str) -> float:
     return number
 
 
-def _check_unknown(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
-    """Refuse what is neither ours nor Beam's: Beam itself would warn and go on without it."""
-    # Here, so that --help need not wait for Beam.
-    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+def _check_flags(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Refuse a flag that is neither ours nor Beam's, before what it leaves out is missed."""
+    given = [argument.partition("=")[0] for argument in arguments if argument.startswith("--")]
+    ours = _flags(parser)
+    if set(given) <= set(ours):
+        return
+    known = [*ours, *_flags(_beam_parser())]
+    for flag in given:
+        if flag not in known:
+            parser.error(_unknown(flag, known))
 
-    beam = _BeamArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
-    for options in PipelineOptions.__subclasses__():
-        options._add_argparse_args(beam)
+
+def _check_beam(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
+    """Refuse what Beam would warn of and then go on without."""
+    if not rest:
+        return
     try:
-        _, unknown = beam.parse_known_args(list(rest))
+        _, unknown = _beam_parser().parse_known_args(list(rest))
     except (argparse.ArgumentError, ValueError) as error:
         parser.error(str(error))
     if unknown:
-        parser.error(_unknown(unknown[0], [*_flags(parser), *_flags(beam)]))
+        parser.error(_unknown(unknown[0], _flags(parser)))
+
+
+def _beam_parser() -> argparse.ArgumentParser:
+    # Imported here, so that --help need not wait for Beam.
+    from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
+
+    beam: argparse.ArgumentParser = _BeamArgumentParser(
+        allow_abbrev=False, add_help=False, exit_on_error=False
+    )
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(beam)
+    return beam
 
 
 def _flags(parser: argparse.ArgumentParser) -> list[str]:

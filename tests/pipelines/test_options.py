@@ -30,6 +30,11 @@ def test_an_unknown_flag_names_the_nearest(capsys, flag: str, nearest: str):
     assert f"unknown option {flag.partition('=')[0]}; did you mean {nearest}?" in message
 
 
+def test_a_misspelt_flag_is_named_before_what_it_leaves_out(capsys):
+    message = fail(capsys, "annotate", "--imput", "in", "--output", "out")
+    assert "unknown option --imput; did you mean --input?" in message
+
+
 def test_a_flag_like_no_other(capsys):
     message = fail(capsys, *REQUIRED, "--xyzzy")
     assert "unknown option --xyzzy\n" in message
