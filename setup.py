@@ -36,6 +36,7 @@ setup(
         "pipelines",
         "pipelines.labelstudio",
         "pipelines.report",
+        "pipelines.storage",
     ],
     package_data={"captioner": ["data/embedded/*"]},
     install_requires=[
@@ -43,7 +44,7 @@ setup(
         "apache-beam[gcp]>=2.77,<3",
         "fsspec>=2026.1",
         "httpx>=0.27,<1",
-    "label-studio-sdk>=2.1,<3",
+        "label-studio-sdk>=2.1,<3",
         "numpy>=2.2,<3",
         "pillow>=12,<13",
         "pyarrow>=20",

@@ -14,6 +14,7 @@ import pytest
 from pipelines import folders, storage
 from pipelines.inputs import ListingError, Pattern
 from pipelines.listing import ImageRef, ListingCounts, list_images
+from pipelines.storage import failures, filesystems
 from tests.pipelines.stores import NASTY, Server, content, http_server
 from tests.pipelines.test_storage import allowed, make_archive
 from tests.servers import ObjectStore
@@ -49,7 +50,7 @@ IGNORED = {".txt": 1, ".heic": 1, "hidden": 3}
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(failures, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture(params=STORES)
@@ -115,7 +116,7 @@ def test_the_order_is_the_same_every_time(root: str) -> None:
 
 def test_size_and_version_come_with_the_listing(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, [f"{n % 3}/{n}.jpg" for n in range(30)])
-    monkeypatch.setattr(storage, "_stat", lambda uri: pytest.fail(f"asked for {uri}"))
+    monkeypatch.setattr(filesystems, "stat_once", lambda uri: pytest.fail(f"asked for {uri}"))
     if root.startswith(("gs", "s3")):
         filesystem = storage.filesystem_of(root)
         for name in ("info", "_info", "exists", "isdir"):
@@ -728,11 +729,11 @@ def test_an_unknown_protocol_is_refused() -> None:
 
 def test_zip_files_are_closed(tmp_path: Path) -> None:
     """More archives than may be open at once are still listed and read."""
-    for number in range(storage.OPEN_ARCHIVES + 4):
+    for number in range(filesystems.OPEN_ARCHIVES + 4):
         make_archive(tmp_path / f"{number:02}.zip", [f"{number}.jpg"])
     archives = [str(path) for path in sorted(tmp_path.glob("*.zip"))]
     refs = listed(*archives)
-    assert len(refs) == storage.OPEN_ARCHIVES + 4
+    assert len(refs) == filesystems.OPEN_ARCHIVES + 4
     assert len({storage.read_bytes(ref.uri) for ref in refs}) == len(refs)
-    assert len(storage._archives) <= storage.OPEN_ARCHIVES
+    assert len(filesystems._archives) <= filesystems.OPEN_ARCHIVES
     assert zipfile.is_zipfile(archives[0])

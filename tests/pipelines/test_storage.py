@@ -15,8 +15,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from pipelines import archives, storage
-from pipelines.storage import StorageError
+from pipelines import storage
+from pipelines.storage import StorageError, archives, failures
 from schemas.kinds import FailureKind
 from tests.pipelines.stores import NASTY, Server, content, http_server
 from tests.servers import ObjectStore
@@ -26,7 +26,7 @@ STORES = ["file", "memory", "gs", "s3"]
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage, "FIRST_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(failures, "FIRST_PAUSE_SECONDS", 0.001)
 
 
 @pytest.fixture(params=STORES)

@@ -1,7 +1,6 @@
 """Zip and tar archives: their members, and their content under many threads."""
 
 import io
-import os
 import shutil
 import tarfile
 import tempfile
@@ -195,8 +194,3 @@ def _tar_member(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Member:
             return Member(info.name, 0, "", "it is a link to itself")
     checksum = f"{target.offset_data}-{target.size}-{int(target.mtime)}"
     return Member(info.name, target.size, checksum)
-
-
-def temporary_name() -> str:
-    """Return a hidden file name that nobody else uses."""
-    return f".{os.urandom(12).hex()}.tmp"
