@@ -14,13 +14,14 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
 from pipelines.captioning import CaptionBatches, score_confidence
-from pipelines.commit import Committed, StagedPart, clear, commit
+from pipelines.commit import Committed, clear, commit
 from pipelines.config import AnnotateConfig
 from pipelines.decoding import ReadAndDecode
 from pipelines.done import DoneIndex
 from pipelines.listing import ImageRef, list_images
 from pipelines.manifest import finish_run, record_commit
 from pipelines.output import Output
+from pipelines.parts import StagedPart
 from pipelines.records import Captioned, Failure
 from pipelines.review import ReviewConfig, review_committed
 from pipelines.writing import WriteParts
@@ -92,9 +93,9 @@ class Commit(beam.PTransform):
         )
 
     def _publish(self, _: None, parts: Sequence[StagedPart]) -> Committed:
-        output = Output(self.config.output)
+        output = Output(self.config.output, self.config.run_id)
         committed = commit(output, set(parts))
-        # Recorded before the staged files go: a retry finds the record, or all the files.
+        # Recorded before the staged files go: a retry finds the record or counts the same rows.
         record_commit(output, self.config.run_id, self.name, committed)
         clear(output, committed)
         return committed

@@ -1,5 +1,6 @@
 """The console script ``captioner``: errors that people can act on, and the exit status."""
 
+import argparse
 import logging
 import os
 import sys
@@ -11,32 +12,43 @@ from pipelines.options import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, parse
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    args, beam_args = parse(sys.argv[1:] if argv is None else argv)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    # Its warnings are of no use to a user, and it passes on what workers log as warnings.
-    logging.getLogger("apache_beam.runners.portability.local_job_service").setLevel(logging.ERROR)
-    from pipelines import job  # after parsing: torch and Beam take seconds to import
-
     try:
-        match args.command:
-            case "annotate":
-                return job.annotate(args, beam_args)
-            case "review":
-                return job.review_push(args) if args.action == "push" else job.review_plan(args)
-            case "compact":
-                return job.compact_output(args)
-            case "scenes":
-                return job.scenes(args)
+        args, beam_args = parse(sys.argv[1:] if argv is None else argv)
+        return _run(args, beam_args)
     except KeyboardInterrupt:
         print("ended at once; the next run picks up what was finished", file=sys.stderr)
         return EXIT_STOPPED
-    except job.USAGE_ERRORS as error:
+
+
+def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Its warnings are of no use to a user, and it passes on what workers log as warnings.
+    logging.getLogger("apache_beam.runners.portability.local_job_service").setLevel(logging.ERROR)
+    # After parsing, since torch and Beam take seconds to import.
+    from captioner.contract import ModelLoadError
+    from pipelines import commands, job
+    from pipelines.listing import ListingError
+    from pipelines.local import RunError
+    from pipelines.manifest import BalanceError
+    from pipelines.output import OutputError
+    from pipelines.storage import StorageError
+
+    actions = {
+        "compact": commands.compact_output,
+        "plan": commands.review_plan,
+        "push": commands.review_push,
+        "scenes": commands.scenes,
+    }
+    try:
+        if args.command == "annotate":
+            return job.annotate(args, beam_args)
+        return actions[getattr(args, "action", args.command)](args)
+    except (commands.UsageError, ListingError, ModelLoadError) as error:
         print(f"captioner: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except job.RUN_ERRORS as error:
+    except (RunError, OutputError, BalanceError, StorageError, OSError) as error:
         print(f"captioner: {error}", file=sys.stderr)
         return EXIT_FAILED
-    raise AssertionError(f"no command {args.command!r}")
 
 
 def run() -> None:

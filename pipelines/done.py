@@ -61,8 +61,8 @@ class DoneIndex:
             return None
         uri = row_key(ref.uri)
         attempts = self.attempts.get(uri, 0)
-        replaces = attempts > 0 or _contains(self.captioned, uri)
-        return replace(ref, attempt=attempts + 1, replaces=replaces)
+        captioned_before = _contains(self.captioned, uri)
+        return replace(ref, attempt=attempts + 1, replaces=captioned_before)
 
     def skip_done(self, refs: Iterable[ImageRef]) -> Iterator[ImageRef]:
         """Yield the references that are still to do."""

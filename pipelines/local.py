@@ -25,7 +25,7 @@ from pipelines.commit import recover
 from pipelines.config import AnnotateConfig
 from pipelines.done import DoneIndex
 from pipelines.listing import ImageRef
-from pipelines.manifest import finish_run, record_commit
+from pipelines.manifest import finish_run
 from pipelines.models import keep_loaded
 from pipelines.output import Lease, Output
 from pipelines.progress import Progress, read_progress, request_stop, stop_requested
@@ -34,6 +34,8 @@ from schemas.identity import row_key
 from schemas.tally import Tally
 
 WAVE_IMAGES = 10_000
+SEVERAL_PROCESSES_WAVE_IMAGES = 200_000
+"""Each wave starts its processes anew, which takes some ten seconds."""
 
 Watcher = Callable[[Progress], None]
 
@@ -50,6 +52,7 @@ class Listed:
     listed: Tally = Tally()
     to_do: Tally = Tally()
     offsets: list[int] = field(default_factory=list)
+    complete: bool = True
 
     def wave(self, first: int, count: int) -> Spool:
         """Return a range of the images to do."""
@@ -78,7 +81,7 @@ def spool(
         done: what the output holds already.
         path: the file to write.
         limit: stop at so many images to do.
-        watch: called now and then; stops the listing by returning False.
+        watch: called after each image; stops the listing by returning False.
     """
     listed = Listed(path)
     with path.open("wb") as file:
@@ -93,7 +96,8 @@ def spool(
                     listed.offsets.append(file.tell())
                 listed.to_do += tally
                 file.write(json.dumps(astuple(todo)).encode() + b"\n")
-            if listed.listed.count % OFFSET_EVERY == 0 and not watch(listed):
+            if not watch(listed):
+                listed.complete = False
                 break
     return listed
 
@@ -129,9 +133,10 @@ class LocalRun:
             RunError: if the pipeline failed.
             BalanceError: if the run does not balance.
         """
-        output = Output(self.config.output)
-        with tempfile.TemporaryDirectory(prefix="captioner-") as folder:
+        output = Output(self.config.output, self.config.run_id)
+        with tempfile.TemporaryDirectory(prefix="captioner-", ignore_cleanup_errors=True) as folder:
             self._folder = Path(folder)
+            self._seconds: dict[str, float] = {}
             self.config = replace(self.config, progress_folder=folder)
             done = DoneIndex.load(output, self.config.model_id, self.config.decoding.id)
             with self._stoppable():
@@ -141,7 +146,7 @@ class LocalRun:
                 manifest = self._finish(output, listed, error)
         if error is not None:
             raise RunError(
-                f"{_explain(error)}. What was finished is committed; run the same command again "
+                f"{explain(error)}. What was finished is committed; run the same command again "
                 "to go on."
             ) from error
         return manifest
@@ -157,8 +162,8 @@ class LocalRun:
     def _run_waves(self, listed: Listed) -> Exception | None:
         shared = Shared()
         keep_loaded(shared, self.captioner, self.config)
-        size = listed.to_do.count if self._several_processes() else self.wave_images
-        for first in range(0, listed.to_do.count, max(1, size)):
+        size = SEVERAL_PROCESSES_WAVE_IMAGES if self._several_processes() else self.wave_images
+        for first in range(0, listed.to_do.count, size):
             if self.stopped:
                 break
             error = self._run_wave(listed.wave(first, size), shared, f"wave-{first:09d}")
@@ -176,7 +181,9 @@ class LocalRun:
                 pipeline = beam.Pipeline(runner=LocalRunner(), options=self.options)
                 refs = pipeline | "ReadRefs" >> ReadSpool(wave)
                 _ = refs | "Annotate" >> Annotate(self.config, shared, name)
-                pipeline.run().wait_until_finish()
+                result = pipeline.run()
+                result.wait_until_finish()
+                self._add_seconds(result)
             except Exception as error:
                 errors.append(error)
 
@@ -189,30 +196,44 @@ class LocalRun:
             self.on_progress(read_progress(self._folder))
         return errors[0] if errors else None
 
+    def _add_seconds(self, result: Any) -> None:
+        """Add up what the steps measured of their own time."""
+        for counter in result.metrics().query()["counters"]:
+            name = counter.key.metric.name
+            if name.startswith("milliseconds_"):
+                stage = f"{counter.key.metric.namespace}: {name.removeprefix('milliseconds_')}"
+                self._seconds[stage] = self._seconds.get(stage, 0) + counter.result / 1000
+
     def _finish(self, output: Output, listed: Listed, error: Exception | None) -> dict[str, Any]:
-        run_id = self.config.run_id
         if error is not None:  # publish what the workers had finished when it broke
-            record_commit(output, run_id, "recovered", recover(output))
-        unfinished = self.stopped or error is not None
+            recover(output)
+        stopped = self.stopped or not listed.complete
+        reached, not_reached = None, Tally()
+        if stopped or error is not None:
+            reached, not_reached = self._reached(output, listed)
         return finish_run(
             output,
-            run_id,
+            self.config.run_id,
             listed=listed.listed,
             to_do=listed.to_do,
-            not_reached=self._not_reached(output, listed) if unfinished else Tally(),
-            error=None if error is None else _explain(error),
+            reached=reached,
+            not_reached=not_reached,
+            stopped=not listed.complete or not_reached.count > 0,
+            seconds=self._seconds,
+            error=None if error is None else explain(error),
         )
 
-    def _not_reached(self, output: Output, listed: Listed) -> Tally:
-        """Count, by key, the images to do that have no row of this run."""
-        reached: set[bytes] = set()
+    def _reached(self, output: Output, listed: Listed) -> tuple[tuple[Tally, Tally], Tally]:
+        """Tally, by the keys of this run's rows, what was captioned, failed and not reached."""
         ours = pc.field("run_id") == self.config.run_id
-        for table in ("captions", "failures"):
+        captioned, failed = set[bytes](), set[bytes]()
+        for table, keys in (("captions", captioned), ("failures", failed)):
             for _, rows in output.tables(table, ["uri", "uri_version"], ours):
                 columns = (rows.column(name).to_pylist() for name in ("uri", "uri_version"))
-                reached.update(map(row_key, *columns))
-        keys = (row_key(ref.uri, ref.uri_version) for ref in listed)
-        return Tally.of(key for key in keys if key not in reached)
+                keys.update(map(row_key, *columns))
+        to_do = (row_key(ref.uri, ref.uri_version) for ref in listed)
+        rest = Tally.of(key for key in to_do if key not in captioned and key not in failed)
+        return (Tally.of(captioned), Tally.of(failed)), rest
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
@@ -238,7 +259,7 @@ class LocalRun:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return the root cause, without the runner's frames around it."""
     cause: BaseException = error
     while cause.__cause__ is not None:

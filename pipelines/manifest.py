@@ -65,7 +65,10 @@ def finish_run(
     *,
     listed: Tally,
     to_do: Tally,
+    reached: tuple[Tally, Tally] | None = None,
     not_reached: Tally = _NONE,
+    stopped: bool = False,
+    seconds: dict[str, float] | None = None,
     error: str | None = None,
 ) -> dict[str, Any]:
     """Check that the run balances, write its manifest for the last time and return it.
@@ -75,19 +78,23 @@ def finish_run(
         run_id: the run.
         listed: all that was listed.
         to_do: those without a caption when the run began.
+        reached: those captioned and those failed; what the commits recorded if None.
         not_reached: those that were given up because the run was stopped or failed.
+        stopped: whether the user stopped the run.
+        seconds: time by stage, summed over threads and processes.
         error: why the run failed, if it did.
 
     Raises:
         BalanceError: if what was to do is not exactly what was captioned, failed or not reached.
     """
     manifest = output.read_manifest(run_id)
-    captioned, failed = committed_tallies(manifest)
+    captioned, failed = reached or committed_tallies(manifest)
     balances = to_do == captioned + failed + not_reached
-    manifest["status"] = "stopped" if not_reached.count else "done"
+    manifest["status"] = "stopped" if stopped else "done"
+    manifest["seconds"] = seconds or {}
     if error is not None:
         manifest["status"], manifest["error"] = "failed", redact(error)
-    if not balances:
+    elif not balances:
         manifest["status"] = "does not balance"
     manifest["finished_at"] = datetime.now(UTC).isoformat()
     manifest["counts"] = {
@@ -101,7 +108,7 @@ def finish_run(
         table: [file.path for file in files] for table, files in output.current().files.items()
     }
     output.write_manifest(run_id, manifest)
-    if not balances:
+    if not balances and error is None:
         raise BalanceError(
             f"run {run_id} does not balance: {to_do.count} images to do, but "
             f"{captioned.count} captioned, {failed.count} failed and {not_reached.count} not "

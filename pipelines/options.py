@@ -280,13 +280,11 @@ def _check_beam(parser: argparse.ArgumentParser, rest: Sequence[str]) -> None:
         parser.error(_unknown(unknown[0], _flags(parser)))
 
 
-def _beam_parser() -> argparse.ArgumentParser:
+def _beam_parser() -> Any:
     # Imported here, so that --help need not wait for Beam.
     from apache_beam.options.pipeline_options import PipelineOptions, _BeamArgumentParser
 
-    beam: argparse.ArgumentParser = _BeamArgumentParser(
-        allow_abbrev=False, add_help=False, exit_on_error=False
-    )
+    beam = _BeamArgumentParser(allow_abbrev=False, add_help=False, exit_on_error=False)
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(beam)
     return beam

@@ -62,9 +62,15 @@ class Current:
 
 @dataclass(frozen=True)
 class Output:
-    """A folder on any store that an output lives in."""
+    """A folder on any store that an output lives in.
+
+    Attributes:
+        uri: the folder.
+        run_id: the run that writes to it; it must hold the lease to change what is live.
+    """
 
     uri: str
+    run_id: str | None = None
 
     def path(self, *names: str) -> str:
         """Return the uri of a file or folder in the output."""
@@ -85,7 +91,18 @@ class Output:
         return _parse_current(data, self.path("current.json"))
 
     def replace_current(self, current: Current) -> None:
-        """Make ``current`` what readers see from now on."""
+        """Make ``current`` what readers see from now on.
+
+        Raises:
+            OutputError: if another run has taken the lease over, say while this one was asleep.
+        """
+        if self.run_id is not None:
+            holder = read_lease(self).get("run_id")
+            if holder != self.run_id:
+                raise OutputError(
+                    f"{self.uri} was taken over by run {holder} while run {self.run_id} was not "
+                    "heard of. Run the same command again when it has ended."
+                )
         content = {
             "schema_version": SCHEMA_VERSION,
             "updated_at": datetime.now(UTC).isoformat(),
@@ -118,8 +135,28 @@ class Output:
     ) -> Iterator[tuple[LiveFile, pa.Table]]:
         """Read the live files of a table one after another."""
         for file in self.current().of(table):
-            data = storage.read_fresh(self.path(file.path))
-            yield file, pq.read_table(pa.BufferReader(data), columns=columns, filters=filters)
+            yield file, self.read_part(file.path, columns, filters)
+
+    def read_part(
+        self,
+        path: str,
+        columns: list[str] | None = None,
+        filters: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Read a Parquet file of the output.
+
+        Raises:
+            OutputError: if it is damaged.
+            StorageError: if it cannot be read.
+        """
+        data = storage.read_fresh(self.path(*path.split("/")))
+        try:
+            return pq.read_table(pa.BufferReader(data), columns=columns, filters=filters)
+        except (pa.ArrowException, OSError) as error:
+            raise OutputError(
+                f"{self.path(path)} is damaged ({error}). Put back a copy of it, or choose "
+                "another --output."
+            ) from error
 
 
 def _json(content: dict[str, Any]) -> bytes:
@@ -157,6 +194,27 @@ def _boot_id() -> str:
     return path.read_text().strip() if path.exists() else ""
 
 
+def _pid_namespace() -> str:
+    """Name the space of process ids: containers of one machine have their own."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
+def read_lease(output: Output) -> dict[str, Any]:
+    """Return who holds an output's lease; empty if nobody does."""
+    try:
+        holder = json.loads(storage.read_fresh(output.path("lease.json")))
+    except storage.StorageError as error:
+        if error.kind == "not_found":
+            return {}
+        raise
+    except ValueError:
+        return {}  # torn by a crash while it was written: nobody's
+    return holder if isinstance(holder, dict) else {}
+
+
 class Lease:
     """The right to write to an output, held by one run at a time.
 
@@ -176,12 +234,12 @@ class Lease:
             "pid": os.getpid(),
             "process_start": _process_start(os.getpid()),
             "boot_id": _boot_id(),
+            "pid_namespace": _pid_namespace(),
             "seconds": seconds,
         }
         self._seconds = seconds
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.lost = False
 
     def __enter__(self) -> "Lease":
         """Take the lease."""
@@ -201,25 +259,14 @@ class Lease:
         self._stop.set()
         if self._thread:
             self._thread.join()
-        if self._read().get("run_id") == self._holder["run_id"]:
+        if read_lease(self._output).get("run_id") == self._holder["run_id"]:
             storage.remove(self._uri)
 
     def _content(self) -> bytes:
         return _json({**self._holder, "renewed_at": time.time()})
 
-    def _read(self) -> dict[str, Any]:
-        try:
-            holder = json.loads(storage.read_fresh(self._uri))
-        except storage.StorageError as error:
-            if error.kind == "not_found":
-                return {}
-            raise
-        except ValueError:
-            return {}  # torn by a crash while it was written: nobody's
-        return holder if isinstance(holder, dict) else {}
-
     def _take_over(self) -> None:
-        holder = self._read()
+        holder = read_lease(self._output)
         if holder and not self._is_gone(holder):
             age = time.time() - float(holder.get("renewed_at", 0))
             raise OutputError(
@@ -233,14 +280,15 @@ class Lease:
         # Two runs may both have found the lease stale: whoever stands in the file after both
         # have written has it.
         time.sleep(0.5)
-        if not created or self._read().get("run_id") != self._holder["run_id"]:
+        if not created or read_lease(self._output).get("run_id") != self._holder["run_id"]:
             raise OutputError(f"{self._output.uri} was just taken by another run. Try again later.")
 
     def _is_gone(self, holder: dict[str, Any]) -> bool:
         if time.time() - float(holder.get("renewed_at", 0)) > float(holder.get("seconds", 0)):
             return True
-        here = (socket.gethostname(), _boot_id())
-        if (holder.get("host"), holder.get("boot_id")) != here or not here[1]:
+        here = (socket.gethostname(), _boot_id(), _pid_namespace())
+        there = (holder.get("host"), holder.get("boot_id"), holder.get("pid_namespace"))
+        if there != here or not all(here):
             return False
         started = _process_start(int(holder.get("pid", 0)))
         return started != holder.get("process_start")
@@ -248,9 +296,8 @@ class Lease:
     def _renew(self) -> None:
         while not self._stop.wait(self._seconds / 6):
             try:
-                if self._read().get("run_id") != self._holder["run_id"]:
-                    self.lost = True
-                    return
+                if read_lease(self._output).get("run_id") != self._holder["run_id"]:
+                    return  # taken over; the next commit says so
                 storage.write_bytes_atomically(self._uri, self._content())
             except storage.StorageError:
                 continue  # tried again in a moment; it goes stale if the store stays away

@@ -1,5 +1,6 @@
 """How far a local run is, and the request to stop: small files that all its processes see."""
 
+import contextlib
 import json
 import os
 import time
@@ -62,5 +63,7 @@ class ProgressReporter:
             return
         self._written = time.monotonic()
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(vars(self._counts)))
-        temporary.replace(self._path)
+        # A bar that stands still is better than a wave that fails over a full disk.
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(vars(self._counts)))
+            temporary.replace(self._path)

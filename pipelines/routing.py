@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.commit import Committed, clear, encode, publish
+from pipelines.commit import Committed, clear
 from pipelines.labelstudio.push import ReviewItem
 from pipelines.output import Output
+from pipelines.parts import encode, publish
 from schemas.kinds import ReviewReason
 from schemas.tables import REVIEW
 

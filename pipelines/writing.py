@@ -11,9 +11,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from pipelines import storage
 from pipelines.bundles import at_end_of_bundle
-from pipelines.commit import StagedPart, encode
 from pipelines.config import AnnotateConfig
+from pipelines.listing import ImageRef
 from pipelines.output import Output
+from pipelines.parts import StagedPart, encode
 from pipelines.progress import ProgressReporter
 from pipelines.records import Captioned, Failure, caption_row, failure_row
 from schemas.tables import TABLES
@@ -35,16 +36,19 @@ class PartBuffer:
         self._rows: list[dict[str, Any]] = []
         self._num_rows = 0
         self._num_bytes = 0
-        self._replaces = False
+        self._replaced: frozenset[str] = frozenset()
         self._since = time.monotonic()
 
-    def add(self, row: dict[str, Any], replaces: bool) -> None:
-        """Add a row."""
+    def add(self, row: dict[str, Any], ref: ImageRef) -> None:
+        """Add the row of an image."""
         if not self._num_rows:
             self._since = time.monotonic()
         self._rows.append(row)
         self._num_rows += 1
-        self._replaces |= replaces
+        if ref.replaces:
+            self._replaced |= {"captions"}
+        if ref.attempt > 1:
+            self._replaced |= {"failures"}
         if len(self._rows) >= 256:
             self._to_arrow()
 
@@ -71,7 +75,7 @@ class PartBuffer:
             return None
         data = encode(pa.Table.from_batches(self._batches, TABLES[self._table]))
         part = StagedPart.named(
-            self._config.run_id, self._table, self._num_rows, self._replaces, data
+            self._config.run_id, self._table, self._num_rows, self._replaced, data
         )
         storage.write_bytes_atomically(Output(self._config.output).path("staging", part.name), data)
         self._clear()
@@ -100,10 +104,10 @@ class WriteParts(beam.DoFn):
     def process(self, item: Captioned | Failure) -> Iterator[Any]:
         """Add a row, and write what is due."""
         if isinstance(item, Failure):
-            self._buffers["failures"].add(failure_row(item, self._config), item.ref.replaces)
+            self._buffers["failures"].add(failure_row(item, self._config), item.ref)
             self._progress.add(failed=1)
         else:
-            self._buffers["captions"].add(caption_row(item, self._config), item.ref.replaces)
+            self._buffers["captions"].add(caption_row(item, self._config), item.ref)
             self._progress.add(captioned=1)
         for buffer in self._buffers.values():
             if buffer.full:

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 
 from pipelines import storage
-from pipelines.commit import StagedPart, clear, commit, encode, recover
-from pipelines.output import Output
+from pipelines.commit import clear, commit, recover
+from pipelines.output import Lease, Output, OutputError
+from pipelines.parts import StagedPart, encode
 from schemas.tables import CAPTIONS, FAILURES
 from schemas.tally import Tally
 from tests.pipelines.helpers import rows
@@ -22,7 +23,11 @@ def output(tmp_path: Path) -> Output:
 
 
 def stage(
-    output: Output, table: str, *images: tuple[str, str, int], run_id: str = "run", flag=False
+    output: Output,
+    table: str,
+    *images: tuple[str, str, int],
+    run_id: str = "run",
+    replaced: str = "",
 ) -> StagedPart:
     """Stage a part with rows of (uri, version, minutes after noon)."""
     made = []
@@ -41,7 +46,7 @@ def stage(
         made.append(row)
     schema = CAPTIONS if table == "captions" else FAILURES
     data = encode(pa.Table.from_pylist(made, schema=schema))
-    part = StagedPart.named(run_id, table, len(made), flag, data)
+    part = StagedPart.named(run_id, table, len(made), frozenset(replaced.split()), data)
     storage.write_bytes_atomically(output.path("staging", part.name), data)
     return part
 
@@ -86,7 +91,7 @@ def test_a_row_staged_twice_is_published_and_counted_once(output: Output):
 def test_the_newer_version_replaces_the_older(output: Output):
     clear(output, commit(output, [stage(output, "captions", ("a", "1", 0), ("b", "1", 0))]))
     old_file = output.current().of("captions")[0].path
-    done = commit(output, [stage(output, "captions", ("a", "2", 9), flag=True)])
+    done = commit(output, [stage(output, "captions", ("a", "2", 9), replaced="captions")])
     assert storage.exists(output.path(old_file))  # for who reads it at this moment
     clear(output, done)
     assert live(output) == [("a", "2"), ("b", "1")]
@@ -95,13 +100,13 @@ def test_the_newer_version_replaces_the_older(output: Output):
 
 def test_a_failure_goes_when_its_image_is_captioned(output: Output):
     clear(output, commit(output, [stage(output, "failures", ("a", "1", 0), ("b", "1", 0))]))
-    clear(output, commit(output, [stage(output, "captions", ("a", "1", 1), flag=True)]))
+    clear(output, commit(output, [stage(output, "captions", ("a", "1", 1), replaced="failures")]))
     assert live(output, "failures") == [("b", "1")]
 
 
 def test_a_new_version_that_fails_keeps_the_caption_of_the_old_one(output: Output):
     clear(output, commit(output, [stage(output, "captions", ("a", "1", 0))]))
-    clear(output, commit(output, [stage(output, "failures", ("a", "2", 1), flag=True)]))
+    clear(output, commit(output, [stage(output, "failures", ("a", "2", 1), replaced="captions")]))
     assert (live(output), live(output, "failures")) == ([("a", "1")], [("a", "2")])
 
 
@@ -122,16 +127,43 @@ def test_rows_of_other_models_stay(output: Output):
         [{**row, "model_id": "other"} for row in rows(output)], schema=CAPTIONS
     )
     data = encode(table)
-    part = StagedPart.named("run", "captions", 1, True, data)
+    part = StagedPart.named("run", "captions", 1, frozenset({"captions"}), data)
     storage.write_bytes_atomically(output.path("staging", part.name), data)
     clear(output, commit(output, [part]))
     assert sorted(row["model_id"] for row in rows(output)) == ["model", "other"]
 
 
-def test_recovery_removes_files_that_nobody_names(output: Output):
+@pytest.mark.parametrize("replaced", ["", "captions"])
+def test_a_commit_that_died_after_the_switch_counts_the_same_when_it_is_tried_again(
+    output: Output, replaced: str
+):
+    clear(output, commit(output, [stage(output, "captions", ("a", "1", 0), ("z", "1", 0))]))
+    parts = [
+        stage(output, "captions", ("a", "2", 5), ("b", "1", 5), replaced=replaced),
+        stage(output, "failures", ("c", "1", 5)),
+    ]
+    first = commit(output, parts)
+    again = commit(output, parts)
+    assert (again.captioned, again.failed) == (first.captioned, first.failed)
+    assert (first.captioned.count, first.failed.count) == (2, 1)
+
+
+def test_a_run_that_lost_its_lease_changes_nothing(output: Output):
+    part = stage(output, "captions", ("a", "1", 0))
+    with Lease(output, "other"), pytest.raises(OutputError, match="taken over by run other"):
+        commit(Output(output.uri, "run"), [part])
+    assert live(output) == []
+
+
+def test_recovery_removes_files_of_ours_that_nobody_names(output: Output):
     clear(output, commit(output, [stage(output, "captions", ("a", "1", 0))]))
-    stray = output.path("captions", "part-stray.parquet")
-    storage.write_bytes_atomically(stray, b"half published")
+    stray = output.path("captions", f"part-{24 * '0'}.parquet")
+    torn = output.path("captions", ".0123abcd.tmp")
+    theirs = output.path("captions", "notes.txt")
+    for uri in (stray, torn, theirs):
+        storage.write_bytes_atomically(uri, b"half published")
     recover(output)
     assert not storage.exists(stray)
+    assert not storage.exists(torn)
+    assert storage.exists(theirs)
     assert live(output) == [("a", "1")]

@@ -75,7 +75,7 @@ def test_hints_are_on_the_one_composite_and_nowhere_else(graph: Any):
     assert ACCELERATOR.encode() not in hints_of(graph, outside).values()
 
 
-def test_no_pixels_cross_a_shuffle(graph: Any):
+def test_promise_4_no_pixels_cross_a_shuffle(graph: Any):
     """From WriteParts back to ReadAndDecode there is nothing but one ParDo after another."""
     producers = {
         output: transform
@@ -105,5 +105,5 @@ def test_step_names_are_stable(graph: Any):
     assert not any("bucket" in name or "m@1" in name for name in names)
 
 
-def test_no_secret_travels(graph: Any):
+def test_promise_10_no_secret_travels(graph: Any):
     assert TOKEN.encode() not in graph.SerializeToString()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from tests.servers import ObjectStore
 
 COUNT = 240
 SMALL_PARTS = (
-    "import functools, sys, pipelines.job as job; from pipelines.cli import run;"
+    "import functools, pipelines.job as job; from pipelines.cli import run;"
     "job.AnnotateConfig = functools.partial(job.AnnotateConfig, part_rows=20, batch_size=8); run()"
 )
 
@@ -212,6 +213,36 @@ class TestBadInput:
             second = captioner("annotate", "--input", images, "--output", output.uri)
         assert second.returncode == 1
         assert f"run first (process {os.getpid()} on" in second.stderr
+
+    @pytest.mark.parametrize(
+        ("flags", "said"),
+        [
+            (["--dry_run"], "--dry_run is for --runner DataflowRunner"),
+            (["--min_ram", "plenty"], "--min_ram 'plenty'"),
+            (["--runner", "PortableRunner", "--limit", "3"], "--limit works for runs in this"),
+            (["--model", "https://user:hunter2@host/model"], "carries"),
+            (["--input", "zip://no-archive.zip"], "zip://no-archive.zip"),
+            (["--output", "https://host/out"], "cannot be written"),
+        ],
+    )
+    def test_what_cannot_be_used_is_named_and_leaves_nothing(
+        self, images: Path, tmp_path: Path, flags: list[str], said: str
+    ):
+        done = captioner("annotate", "--input", images, "--output", tmp_path / "out", *flags)
+        assert done.returncode == 2, done.stderr
+        assert said in done.stderr
+        assert "hunter2" not in done.stderr
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "out").exists()
+
+    def test_a_rerun_over_few_old_failures_is_no_alarm(self, images: Path, tmp_path: Path):
+        (tmp_path / "in").mkdir()
+        for path in sorted(images.glob("*.jpg"))[:15]:
+            shutil.copy(path, tmp_path / "in")
+        (tmp_path / "in" / "a.png").write_bytes(b"not an image")
+        flags = ["--input", tmp_path / "in", "--output", tmp_path / "out"]
+        assert captioner("annotate", *flags).returncode == 0
+        assert captioner("annotate", *flags).returncode == 0
 
     def test_credentials_are_refused_and_not_repeated(self, tmp_path: Path):
         secret = "https://user:hunter2@host/x.jpg?X-Amz-Signature=abcdef0123"

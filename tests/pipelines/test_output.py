@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipelines import storage
-from pipelines.output import Current, Lease, LiveFile, Output, OutputError
+from pipelines.output import Current, Lease, LiveFile, Output, OutputError, read_lease
 
 
 @pytest.fixture(params=["file", "memory"])
@@ -43,8 +43,8 @@ class TestLease:
         other = {"run_id": "old", "host": "elsewhere", "pid": 1, "seconds": 60}
         content = json.dumps({**other, "renewed_at": time.time() - 61}).encode()
         storage.write_bytes_atomically(output.path("lease.json"), content)
-        with Lease(output, "new") as lease:
-            assert not lease.lost
+        with Lease(output, "new"):
+            assert read_lease(output)["run_id"] == "new"
 
     def test_a_fresh_one_of_another_machine_is_respected(self, output: Output):
         other = {"run_id": "old", "host": "elsewhere", "pid": 1, "seconds": 60}

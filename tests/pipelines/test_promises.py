@@ -1,17 +1,21 @@
 """The promises of the design, each by name, on the whole chain with a fake model."""
 
 import os
+import pickle
 import random
 import shutil
+import tracemalloc
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from captioner.contract import DecodingConfig
+from captioner.checkpoint import embedded_path
+from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.images import Limits
-from pipelines import commit as commit_module
+from captioner.loading import load
 from pipelines import storage
+from pipelines.compact import compact
 from pipelines.local import RunError
 from pipelines.manifest import BalanceError
 from pipelines.output import Output
@@ -188,6 +192,24 @@ class TestPromise3ARerunIsFreeAndSafe:
         assert storage.list_files(output.path("staging")) == []
 
 
+class TestPromise4PixelsStayPut:
+    """That none cross a shuffle on Dataflow either is in ``test_dataflow.py``."""
+
+    def test_memory_is_bounded_by_the_batch_and_not_by_the_data(
+        self, tmp_path: Path, output: Output
+    ):
+        write_images(tmp_path / "in", 600)
+        captioner = FakeCaptioner(image_size=(512, 512))  # 470 MB of pixels in all
+        tracemalloc.start()
+        try:
+            annotate(tmp_path / "in", output, captioner, batch_size=16)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(rows(output, "captions", "uri")) == 600
+        assert peak < 150e6
+
+
 class TestPromise5ACaptionDependsOnItsImageAlone:
     @pytest.mark.parametrize(
         ("batch_size", "wave_images", "shuffled"), [(1, 1_000, False), (7, 1_000, True)]
@@ -243,6 +265,49 @@ class TestPromise8OnePoisonImageCostsOneImage:
         assert [row["kind"] for row in rows(output, "failures")] == ["out_of_memory"] * 3
 
 
+class TestPromise9NothingRunsCodeThatCameWithData:
+    @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+    def test_a_pickle_in_place_of_weights(self, tmp_path: Path, name: str):
+        class Payload:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "it-ran",))
+
+        folder = shutil.copytree(embedded_path(), tmp_path / "model")
+        if name != "model.safetensors":
+            (folder / "model.safetensors").unlink()
+            (folder / "config.json").write_text('{"model_type": "blip"}')
+        (folder / name).write_bytes(pickle.dumps(Payload()))
+        with pytest.raises(ModelLoadError):
+            load(str(folder), "cpu")
+        assert not (tmp_path / "it-ran").exists()
+
+
+class TestWaves:
+    def test_each_wave_ends_in_a_commit(self, tmp_path: Path, output: Output):
+        write_images(tmp_path / "in", 2_300)
+        manifest = annotate(tmp_path / "in", output, wave_images=1_000)
+        waves = [commit["captioned"]["count"] for commit in manifest["commits"].values()]
+        assert waves == [1_000, 1_000, 300]
+        assert manifest["counts"]["captioned"] == len(rows(output, "captions", "uri")) == 2_300
+
+    def test_a_wave_that_breaks_leaves_the_waves_before_it(
+        self, tmp_path: Path, output: Output, monkeypatch: pytest.MonkeyPatch
+    ):
+        write_images(tmp_path / "in", 1_500)
+        setup = WriteParts.setup
+        monkeypatch.setattr(
+            WriteParts,
+            "setup",
+            lambda self: setup(self) if not output.current().files else 1 / 0,
+        )
+        with pytest.raises(RunError, match="ZeroDivisionError.*What was finished is committed"):
+            annotate(tmp_path / "in", output, wave_images=1_000)
+        assert len(rows(output, "captions", "uri")) == 1_000
+        monkeypatch.undo()
+        counts = annotate(tmp_path / "in", output, wave_images=1_000)["counts"]
+        assert (counts["skipped"], counts["captioned"]) == (1_000, 500)
+
+
 class TestOutput:
     def test_names_survive(self, tmp_path: Path, output: Output):
         folder = tmp_path / "in"
@@ -276,6 +341,6 @@ class TestOutput:
         annotate(tmp_path / "in", output, part_rows=20)
         assert [file.rows for file in output.current().of("captions")].count(20) == 2
         before = rows(output)
-        assert commit_module.compact(output, 10_000_000) == (3, 1)
+        assert compact(output, 10_000_000) == (3, 1)
         assert rows(output) == before
         assert len(os.listdir(tmp_path / "out" / "captions")) == 1

@@ -1,0 +1,145 @@
+"""The commands for an output that is there already, and what all commands share."""
+
+import argparse
+import shlex
+from typing import Any
+
+from captioner.scenes import write_folder
+from pipelines import storage
+from pipelines.compact import compact
+from pipelines.local import opened
+from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
+from pipelines.output import Output, new_run_id
+from pipelines.report.terminal import say
+from pipelines.review import ReviewConfig, push_queue
+from pipelines.routing import plan_review
+from schemas.uris import credentials_in, redact
+
+
+class UsageError(Exception):
+    """An option that cannot be used."""
+
+
+def refuse_credentials(option: str, value: str) -> None:
+    """Refuse a uri that carries a secret.
+
+    Raises:
+        UsageError: naming the option and what was found, without the secret.
+    """
+    found = credentials_in(value)
+    if found:
+        raise UsageError(
+            f"{option} {redact(value)} carries {found}. Take it out; credentials come from the "
+            "environment."
+        )
+
+
+def output_of(text: str) -> Output:
+    """Return the output that a user named.
+
+    Raises:
+        UsageError: if that is no folder that can be written.
+    """
+    refuse_credentials("--output", text)
+    try:
+        uri = storage.absolute_uri(text)
+    except ValueError as error:
+        raise UsageError(f"--output {text!r}: {error}") from error
+    if uri.partition("://")[0] in ("zip", "tar", "http", "https"):
+        raise UsageError(f"--output {redact(text)!r} cannot be written; name a folder or a bucket")
+    return Output(uri if uri.endswith("://") else uri.rstrip("/"))
+
+
+def review_config(args: argparse.Namespace) -> ReviewConfig:
+    """Return what the options say of the review."""
+    if args.label_studio_url:
+        refuse_credentials("--label_studio_url", args.label_studio_url)
+    return ReviewConfig(
+        review_below=getattr(args, "review_below", 0.0),
+        label_studio_url=args.label_studio_url,
+        label_studio_project=args.label_studio_project,
+        label_studio_token_file=args.label_studio_token_file,
+    )
+
+
+def say_pushed(output: Output, pushed: dict[str, Any], args: argparse.Namespace) -> None:
+    """Say what a push did, and how to go on if it did not finish."""
+    for uri, why in pushed["failed"]:
+        say(f"not pushed: {uri}: {why}")
+    if pushed["error"]:
+        say(f"not pushed: {pushed['error']}")
+    if pushed["finished"]:
+        say(
+            f"Label Studio: {pushed['tasks_created']:,} tasks made, {pushed['tasks_found']:,} "
+            f"there before, in project {args.label_studio_project!r} at {args.label_studio_url}"
+        )
+        return
+    command = ["captioner", "review", "push", output.uri]
+    command += ["--label_studio_url", args.label_studio_url]
+    command += ["--label_studio_project", args.label_studio_project]
+    if args.label_studio_token_file:
+        command += ["--label_studio_token_file", args.label_studio_token_file]
+    say("The captions are committed and the queue is kept. Send the rest later with:")
+    say(f"  {shlex.join(command)}")
+
+
+def review_push(args: argparse.Namespace) -> int:
+    """Push the live queue of an output."""
+    output = _existing(args.output)
+    review = review_config(args)
+    with opened(output, str(output.run_id)):
+        pushed = push_queue(output, review)
+    say_pushed(output, {**vars(pushed), "finished": pushed.finished}, args)
+    return EXIT_DONE if pushed.finished else EXIT_NOT_PUSHED
+
+
+def review_plan(args: argparse.Namespace) -> int:
+    """Plan the queue of an output that is there already."""
+    output = _existing(args.output)
+    with opened(output, str(output.run_id)):
+        models = _models(output)
+        if args.model_id and args.model_id not in {model_id for model_id, _ in models}:
+            known = ", ".join(sorted({model_id for model_id, _ in models}))
+            raise UsageError(f"--model_id {args.model_id} has no captions here; there are: {known}")
+        for model_id, decoding in models:
+            if args.model_id in (None, model_id):
+                plan = plan_review(output, model_id, decoding, args.review_below)
+                counts = f"{plan.queued:,} to review, {plan.deferred:,} deferred"
+                print(f"{model_id} {decoding}: {counts}")
+    return EXIT_DONE
+
+
+def compact_output(args: argparse.Namespace) -> int:
+    """Merge an output's small files."""
+    output = _existing(args.output)
+    with opened(output, str(output.run_id)):
+        before, after = compact(output, args.max_file_bytes)
+    print(f"{before:,} files before, {after:,} now")
+    return EXIT_DONE
+
+
+def scenes(args: argparse.Namespace) -> int:
+    """Write a folder of drawn scenes."""
+    try:
+        write_folder(args.output, count=args.count, seed=args.seed)
+    except (ValueError, FileExistsError) as error:
+        raise UsageError(str(error)) from error
+    print(f"{args.count:,} scenes in {args.output}")
+    return EXIT_DONE
+
+
+def _existing(text: str) -> Output:
+    output = Output(output_of(text).uri, new_run_id())
+    if not output.current().files and not storage.list_files(output.path("staging")):
+        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
+    return output
+
+
+def _models(output: Output) -> list[tuple[str, str]]:
+    return sorted(
+        {
+            (row["model_id"], row["decoding"])
+            for _, table in output.tables("captions", ["model_id", "decoding"])
+            for row in table.group_by(["model_id", "decoding"]).aggregate([]).to_pylist()
+        }
+    )
