@@ -10,9 +10,9 @@ from typing import Any
 import apache_beam as beam
 import pyarrow.compute as pc
 from apache_beam.options.pipeline_options import (
-    GoogleCloudOptions,
     PipelineOptions,
     StandardOptions,
+    TestOptions,
 )
 from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
@@ -55,7 +55,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     captioner = load(args.model, args.device, _decoding(args))
     config = _config(args, output, captioner)
     output = Output(output.uri, config.run_id)
-    if options.view_as(GoogleCloudOptions).dry_run:
+    if options.view_as(TestOptions).dry_run:
         _build(args, config, options, review).run()
         say("the job was built; --dry_run does not submit it")
         return EXIT_DONE
@@ -83,7 +83,7 @@ def _check(args: argparse.Namespace, options: PipelineOptions, in_process: bool)
     refuse_credentials("--model", args.model)
     if args.limit and not in_process:
         raise UsageError("--limit works for runs in this process only; leave --runner out")
-    if in_process and options.view_as(GoogleCloudOptions).dry_run:
+    if in_process and options.view_as(TestOptions).dry_run:
         raise UsageError("--dry_run is for --runner DataflowRunner; use --limit to try a few")
     for name, value in (("accelerator", args.accelerator), ("min_ram", args.min_ram)):
         try:

@@ -217,7 +217,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("flags", "said"),
         [
-            (["--dry_run"], "--dry_run is for --runner DataflowRunner"),
+            (["--dry_run=True"], "--dry_run is for --runner DataflowRunner"),
             (["--min_ram", "plenty"], "--min_ram 'plenty'"),
             (["--runner", "PortableRunner", "--limit", "3"], "--limit works for runs in this"),
             (["--model", "https://user:hunter2@host/model"], "carries"),
