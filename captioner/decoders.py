@@ -95,10 +95,14 @@ class LSTMDecoder(nn.Module):
 
     The first state comes from the mean feature; at each step the LSTM reads the last word and
     the context, scaled by a gate beta; the next word comes from word, hidden state and context
-    together (deep output).
+    together (deep output). The last ``place_size`` features say where a position lies. The gate
+    leaves those alone: it would close on them while things are named, and how things lie to each
+    other, which is said later, would never be learned.
     """
 
-    def __init__(self, config: LSTMDecoderConfig, *, feature_size: int) -> None:
+    def __init__(
+        self, config: LSTMDecoderConfig, *, feature_size: int, place_size: int = 0
+    ) -> None:
         super().__init__()
         embedding, hidden = config.embedding_size, config.hidden_size
         self.embedding = nn.Embedding(config.vocabulary_size, embedding)
@@ -107,7 +111,7 @@ class LSTMDecoder(nn.Module):
         )
         self.first_hidden = nn.Linear(feature_size, hidden)
         self.first_cell = nn.Linear(feature_size, hidden)
-        self.gate = nn.Linear(hidden, feature_size)
+        self.gate = nn.Linear(hidden, feature_size - place_size)
         self.cell = nn.LSTMCell(embedding + feature_size, hidden)
         self.output_hidden = nn.Linear(hidden, embedding)
         self.output_context = nn.Linear(feature_size, embedding, bias=False)
@@ -147,7 +151,9 @@ class LSTMDecoder(nn.Module):
 
     def _advance(self, words: Tensor, state: LSTMState) -> tuple[LSTMState, Tensor]:
         context, weights = self.attention(state.hidden, state.keys, state.memory)
-        context = torch.sigmoid(self.gate(state.hidden)) * context
+        gate = torch.sigmoid(self.gate(state.hidden))
+        seen, place = context.split((gate.shape[1], context.shape[1] - gate.shape[1]), 1)
+        context = torch.cat((gate * seen, place), 1)
         hidden, cell = self.cell(torch.cat((words, context), 1), (state.hidden, state.cell))
         return replace(state, hidden=hidden, cell=cell, attention=weights), context
 

@@ -56,7 +56,8 @@ class GridEncoder(nn.Module):
         super().__init__()
         self.grid = config.grid
         position = positions(*config.grid)
-        self.feature_size = config.widths[-1] + position.shape[1]
+        self.place_size = position.shape[1]
+        self.feature_size = config.widths[-1] + self.place_size
         stages: list[nn.Module] = []
         before = 3
         for width, count in zip(config.widths, config.blocks, strict=True):

@@ -34,7 +34,11 @@ class CaptionModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = GridEncoder(config.encoder)
-        self.decoder = LSTMDecoder(config.decoder, feature_size=self.encoder.feature_size)
+        self.decoder = LSTMDecoder(
+            config.decoder,
+            feature_size=self.encoder.feature_size,
+            place_size=self.encoder.place_size,
+        )
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Turn pixels [b x height x width x 3], uint8, into memory [b x positions x features]."""

@@ -17,7 +17,7 @@ from captioner.encoders import GridEncoderConfig
 from captioner.evaluation.scenes import score_on_scenes
 from captioner.model import CaptionModel, ModelConfig
 from captioner.scenes import TRAINING, VALIDATION
-from captioner.training.data import render_scenes, scene_tokenizer
+from captioner.training.data import relation_weights, render_scenes, scene_tokenizer
 from captioner.training.loop import TrainingConfig, train
 
 logger = logging.getLogger("captioner.training")
@@ -64,7 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = TrainingConfig(
         epochs=options.epochs, seed=options.seed, learning_rate=options.learning_rate
     )
-    train(model, data, config, pad=tokenizer.pad, device=device, after_epoch=save_and_score)
+    train(
+        model,
+        data,
+        config,
+        pad=tokenizer.pad,
+        word_weights=relation_weights(tokenizer, options.relation_weight),
+        device=device,
+        after_epoch=save_and_score,
+    )
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     logger.info(
         "%s: %.1f minutes, %.1f minutes of processor time",
@@ -80,10 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", default=embedded_path(), help="folder of the checkpoint")
     parser.add_argument("--name", default="scenes", help="first part of the model id")
-    parser.add_argument("--scenes", type=int, default=60_000, help="how many to train on")
+    parser.add_argument("--scenes", type=int, default=43_000, help="how many to train on")
     parser.add_argument("--validation", type=int, default=500, help="scenes to score on")
-    parser.add_argument("--epochs", type=int, default=4, help="passes over the scenes")
+    parser.add_argument("--epochs", type=int, default=3, help="passes over the scenes")
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="the highest")
+    parser.add_argument(
+        "--relation_weight", type=float, default=5.0, help="how much a word like 'left' counts"
+    )
     parser.add_argument("--seed", type=int, default=0, help="decides weights, order and captions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
     parser.add_argument(

@@ -8,9 +8,12 @@ from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from captioner.model import prepare
 from captioner.scenes import captions, render, sample
+from captioner.scenes.grammar import PHRASES
 from captioner.scenes.world import COLOURS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES
 from captioner.tokenizer import WordTokenizer
 
@@ -57,6 +60,14 @@ def scene_tokenizer(first_seed: int, count: int = 2000) -> WordTokenizer:
     return WordTokenizer.train(
         text for seed in range(first_seed, first_seed + count) for text in captions(sample(seed))
     )
+
+
+def relation_weights(tokenizer: WordTokenizer, weight: float) -> Tensor:
+    """Let the words that relate two objects count more than others: few, and hardest to learn."""
+    words = " ".join(phrase for phrases in PHRASES.values() for phrase in phrases)
+    weights = torch.ones(len(tokenizer))
+    weights[tokenizer.encode([words])[0]] = weight
+    return weights
 
 
 def render_scenes(

@@ -71,6 +71,7 @@ def train(
     config: TrainingConfig,
     *,
     pad: int,
+    word_weights: Tensor | None = None,
     device: torch.device | str = "cpu",
     after_epoch: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> list[float]:
@@ -81,6 +82,7 @@ def train(
         data: the scenes.
         config: how.
         pad: the tokenizer's padding token.
+        word_weights: how much each word counts in the loss; None counts all alike.
         device: where.
         after_epoch: called with the epoch's number and the averaged weights so far.
 
@@ -95,6 +97,7 @@ def train(
     model.to(device).train()
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     naming.to(device)
+    word_weights = None if word_weights is None else word_weights.to(device)
     average = Average(model, config.averaging)
     steps = config.epochs * (len(data) // config.batch_size)
     optimizer = _optimizer(model, naming, config)
@@ -105,7 +108,7 @@ def train(
     began = told = time.monotonic()
     for epoch in range(config.epochs):
         for batch in batches(data, config.batch_size, rng):
-            said, named = _losses(model, naming, batch, pad, device)
+            said, named = _losses(model, naming, batch, pad, word_weights, device)
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(said + config.object_weight * named)
             nn.utils.clip_grad_norm_(model.parameters(), config.clip)
@@ -132,11 +135,12 @@ def _losses(
     naming: ObjectLoss,
     batch: Batch,
     pad: int,
+    word_weights: Tensor | None,
     device: torch.device | str,
 ) -> tuple[Tensor, Tensor]:
     tokens = torch.from_numpy(batch.tokens).to(device)
     memory = model.encode(torch.from_numpy(batch.pixels).to(device))
-    said = caption_loss(model.decoder(memory, tokens[:, :-1]), tokens, pad)
+    said = caption_loss(model.decoder(memory, tokens[:, :-1]), tokens, pad, word_weights)
     centres = torch.from_numpy(batch.centres).to(device)
     named: Tensor = naming(memory, centres, torch.from_numpy(batch.attributes).to(device))
     return said, named

@@ -7,15 +7,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
-def caption_loss(logits: Tensor, tokens: Tensor, pad: int) -> Tensor:
+def caption_loss(
+    logits: Tensor, tokens: Tensor, pad: int, word_weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy of each next token, a mean over those that are not padding.
 
     Args:
         logits: for each token but the last, [b x t-1 x vocabulary].
         tokens: start to end, padded, [b x t].
         pad: the padding token.
+        word_weights: how much each word counts, [vocabulary]; None counts all alike.
     """
-    return functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=pad)
+    return functional.cross_entropy(
+        logits.flatten(0, 1), tokens[:, 1:].flatten(), weight=word_weights, ignore_index=pad
+    )
 
 
 class ObjectLoss(nn.Module):

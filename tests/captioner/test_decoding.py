@@ -108,6 +108,20 @@ class TestLSTMDecoder:
             lengths.add(len(tokens))
         assert len(lengths) > 2, "captions of one length would not show that rows leave"
 
+    def test_the_gate_scales_what_was_seen_and_leaves_where(self):
+        torch.manual_seed(0)
+        config = LSTMDecoderConfig(vocabulary_size=11, embedding_size=8, hidden_size=16)
+        decoder = LSTMDecoder(config, feature_size=6, place_size=2).eval()
+        read = []
+        decoder.cell.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+        memory = torch.randn(1, 5, 6)
+        with torch.inference_mode():
+            decoder.gate.bias.fill_(-100.0)  # Shut.
+            _, state = decoder.step(torch.tensor([1]), decoder.start(memory))
+        context = read[0][0, 8:]  # After the word.
+        assert context[:4].abs().max() < 1e-6
+        torch.testing.assert_close(context[4:], (state.attention[0] @ memory[0])[4:])
+
     def test_selected_rows_go_on_as_they_would_have(self, decoder):
         state = decoder.start(torch.randn(4, 5, 6))
         _, state = decoder.step(torch.tensor([1, 1, 1, 1]), state)

@@ -6,7 +6,14 @@ from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.model import CaptionModel, ModelConfig
 from captioner.scenes import TRAINING, judge, sample
-from captioner.training.data import MIRRORS, SceneData, batches, render_scenes, scene_tokenizer
+from captioner.training.data import (
+    MIRRORS,
+    SceneData,
+    batches,
+    relation_weights,
+    render_scenes,
+    scene_tokenizer,
+)
 from captioner.training.loop import TrainingConfig, train
 from captioner.training.losses import ObjectLoss, caption_loss
 
@@ -96,6 +103,20 @@ class TestLosses:
             chosen[0, 0, 4] + chosen[0, 1, 5] + chosen[0, 2, 2] + chosen[1, 0, 6] + chosen[1, 1, 2]
         )
         torch.testing.assert_close(caption_loss(logits, tokens, 0), by_hand / 5)
+
+    def test_words_count_as_much_as_they_weigh(self):
+        logits = torch.randn(1, 2, 4)
+        tokens = torch.tensor([[1, 3, 2]])
+        weights = torch.tensor([1.0, 1.0, 1.0, 5.0])
+        chosen = logits.log_softmax(2)
+        by_hand = -(5 * chosen[0, 0, 3] + chosen[0, 1, 2]) / 6
+        torch.testing.assert_close(caption_loss(logits, tokens, 0, weights), by_hand)
+
+    def test_words_that_relate_weigh_more(self, tokenizer):
+        weights = relation_weights(tokenizer, 5.0)
+        heavy = {tokenizer.word(int(number)) for number in (weights == 5).nonzero()}
+        assert heavy == set("to the left right of above below in front behind".split())
+        assert set(weights.tolist()) == {1.0, 5.0}
 
     def test_objects_are_looked_for_where_their_centres_are(self):
         naming = ObjectLoss(3, (2, 2), [2, 2])
