@@ -11,7 +11,7 @@ From the bottom up; each module imports only from those above it:
 - `failures`: what an exception of a store means, and trying again.
 - `filesystems`: the file system that holds a uri, open archives, and a look at one file.
 - `reading`: reading a file at the version that was listed; the files in a folder.
-- `writing`: writing, creating, moving and removing.
+- `writing`: writing, creating and removing.
 
 Callers use the names below as ``storage.read_bytes(...)``.
 """
@@ -28,8 +28,6 @@ from pipelines.storage.versions import (
 )
 from pipelines.storage.writing import (
     create_exclusively,
-    make_folder,
-    move,
     remove,
     write_bytes_atomically,
 )
@@ -48,8 +46,6 @@ __all__ = [
     "list_files",
     "local_path",
     "local_version",
-    "make_folder",
-    "move",
     "open_archive",
     "protocol_of",
     "read_bytes",

@@ -78,7 +78,7 @@ def failure(uri: str, error: Exception, verb: str = "read") -> StorageError:
     Args:
         uri: what was wanted; secrets in it and in the exception's text are not repeated.
         error: what was raised.
-        verb: what was tried: read, write, list, remove, move.
+        verb: what was tried: read, write, list or remove.
     """
     if isinstance(error, StorageError):
         return error

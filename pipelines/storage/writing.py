@@ -84,33 +84,6 @@ def remove(uri: str) -> None:
             raise
 
 
-def move(source: str, target: str) -> None:
-    """Move a file within a store, replacing the target; by copy and removal in object stores.
-
-    Raises:
-        StorageError: if it cannot be moved.
-    """
-    if protocol_of(source) == "file":
-        with_retries(lambda: _rename_local(local_path(source), local_path(target)), source, "move")
-        return
-    filesystem, path = _writable(source)
-    _, target_path = _writable(target)
-    with_retries(lambda: filesystem.cp_file(path, target_path), source, "move")
-    remove(source)
-
-
-def make_folder(uri: str) -> None:
-    """Make a folder and its parents where the store has folders.
-
-    Raises:
-        StorageError: if it cannot be made.
-    """
-    if protocol_of(uri) == "file":
-        with_retries(lambda: os.makedirs(local_path(uri), exist_ok=True), uri, "write")
-    else:
-        _writable(uri)
-
-
 def _writable(uri: str) -> tuple[AbstractFileSystem, str]:
     protocol = protocol_of(uri)
     if protocol in ("zip", "tar", "http"):
@@ -156,8 +129,3 @@ def _write_temporary(path: str, data: bytes) -> str:
             os.unlink(temporary)
         raise
     return temporary
-
-
-def _rename_local(source: str, target: str) -> None:
-    os.makedirs(os.path.dirname(target), exist_ok=True)
-    os.replace(source, target)

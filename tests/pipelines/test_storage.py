@@ -149,21 +149,10 @@ def test_what_was_written_is_seen_at_once(folder: str) -> None:
 
 
 def test_files_in_folders_within_are_not_listed(folder: str) -> None:
-    storage.make_folder(folder)
     storage.write_bytes_atomically(f"{folder}/a", b"x")
     storage.write_bytes_atomically(f"{folder}/in/b", b"x")
     assert [file.uri for file in storage.list_files(folder)] == [f"{folder}/a"]
     assert storage.exists(f"{folder}/in")
-
-
-def test_moving_replaces(folder: str) -> None:
-    storage.write_bytes_atomically(f"{folder}/a", b"new")
-    storage.write_bytes_atomically(f"{folder}/in/b", b"old")
-    storage.move(f"{folder}/a", f"{folder}/in/b")
-    assert storage.read_fresh(f"{folder}/in/b") == b"new"
-    assert not storage.exists(f"{folder}/a")
-    storage.move(f"{folder}/in/b", f"{folder}/new/c")
-    assert storage.read_fresh(f"{folder}/new/c") == b"new"
 
 
 def test_of_two_creators_one_wins(folder: str) -> None:
