@@ -12,7 +12,7 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from captioner.confidence import score
-from captioner.contract import Caption, Captioner
+from captioner.contract import Captioner
 from pipelines.bundles import at_end_of_bundle
 from pipelines.config import AnnotateConfig
 from pipelines.models import acquire, is_out_of_memory
@@ -39,7 +39,9 @@ def caption_batch(
         captions = captioner.caption([item.prepared for item in batch])
         if len(captions) != len(batch):
             raise RuntimeError(f"{len(captions)} captions came back for {len(batch)} images")
-        return [_captioned(item, caption) for item, caption in zip(batch, captions, strict=True)]
+        return [
+            Captioned(item.facts, caption) for item, caption in zip(batch, captions, strict=True)
+        ]
     except Exception as error:
         if is_out_of_memory(error):
             on_out_of_memory(len(batch))
@@ -53,14 +55,6 @@ def caption_batch(
         *caption_batch(captioner, batch[:half], on_out_of_memory),
         *caption_batch(captioner, batch[half:], on_out_of_memory),
     ]
-
-
-def _captioned(item: Decoded, caption: Caption) -> Captioned:
-    fields = {name: getattr(item, name) for name in _KEPT}
-    return Captioned(caption=caption, **fields)
-
-
-_KEPT = ("ref", "image_id", "num_bytes", "width", "height", "format", "phash")
 
 
 def _failure(item: Decoded, error: Exception) -> Failure:

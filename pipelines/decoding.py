@@ -21,7 +21,7 @@ from pipelines.config import AnnotateConfig
 from pipelines.listing import ImageRef
 from pipelines.models import acquire
 from pipelines.progress import stop_requested
-from pipelines.records import Decoded, Failure
+from pipelines.records import Decoded, Failure, ImageFacts
 from schemas.identity import image_id
 from schemas.kinds import FailureKind, Stage
 
@@ -66,7 +66,7 @@ def _decode(ref: ImageRef, data: bytes, captioner: Captioner, config: AnnotateCo
         raise
     except Exception as error:
         raise _PrepareError from error
-    return Decoded(
+    facts = ImageFacts(
         ref=ref,
         image_id=image_id(data),
         num_bytes=len(data),
@@ -74,8 +74,8 @@ def _decode(ref: ImageRef, data: bytes, captioner: Captioner, config: AnnotateCo
         height=decoded.height,
         format=decoded.format,
         phash=decoded.phash,
-        prepared=prepared,
     )
+    return Decoded(facts, prepared)
 
 
 class ReadAndDecode(beam.DoFn):

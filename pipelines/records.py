@@ -25,8 +25,8 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """An image that was read and decoded, at the model's size."""
+class ImageFacts:
+    """What is known of an image once it was decoded; width and height after EXIF orientation."""
 
     ref: ImageRef
     image_id: str
@@ -35,25 +35,36 @@ class Decoded:
     height: int
     format: str
     phash: str
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image that was read and decoded, at the model's size."""
+
+    facts: ImageFacts
     prepared: Prepared
+
+    @property
+    def ref(self) -> ImageRef:
+        """Which image this is."""
+        return self.facts.ref
 
 
 @dataclass(frozen=True)
 class Captioned:
     """An image with its caption, without its pixels."""
 
-    ref: ImageRef
-    image_id: str
-    num_bytes: int
-    width: int
-    height: int
-    format: str
-    phash: str
+    facts: ImageFacts
     caption: Caption
     confidence: float | None = None
     confidence_kind: str | None = None
     confidence_id: str | None = None
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def ref(self) -> ImageRef:
+        """Which image this is."""
+        return self.facts.ref
 
 
 def failure_row(failure: Failure, config: AnnotateConfig) -> dict[str, Any]:
@@ -70,15 +81,15 @@ def failure_row(failure: Failure, config: AnnotateConfig) -> dict[str, Any]:
 
 def caption_row(captioned: Captioned, config: AnnotateConfig) -> dict[str, Any]:
     """Return a row of ``captions``."""
-    caption = captioned.caption
+    facts, caption = captioned.facts, captioned.caption
     return {
         **_key(captioned.ref, config),
-        "image_id": captioned.image_id,
-        "width": captioned.width,
-        "height": captioned.height,
-        "format": captioned.format,
-        "num_bytes": captioned.num_bytes,
-        "phash": captioned.phash,
+        "image_id": facts.image_id,
+        "width": facts.width,
+        "height": facts.height,
+        "format": facts.format,
+        "num_bytes": facts.num_bytes,
+        "phash": facts.phash,
         "caption": caption.text,
         "tokens": list(caption.tokens),
         "token_logprobs": list(caption.token_logprobs),

@@ -6,14 +6,15 @@ import pytest
 from captioner.contract import Geometry, Prepared
 from pipelines.captioning import BatchLimit, caption_batch, score_confidence
 from pipelines.listing import ImageRef
-from pipelines.records import Captioned, Decoded, Failure
+from pipelines.records import Captioned, Decoded, Failure, ImageFacts
 from tests.fakes import FakeCaptioner
 
 
 def decoded(red: int) -> Decoded:
     pixels = np.full((8, 8, 3), (red, 0, 0), np.uint8)
     prepared = Prepared(pixels, Geometry(8, 8, 1, 1))
-    return Decoded(ImageRef(f"memory://{red}", "x"), str(red), 1, 8, 8, "PNG", "0", prepared)
+    facts = ImageFacts(ImageRef(f"memory://{red}", "x"), str(red), 1, 8, 8, "PNG", "0")
+    return Decoded(facts, prepared)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 33])

@@ -5,6 +5,7 @@ import pickle
 import random
 import shutil
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from captioner.images import Limits
 from captioner.loading import load
 from pipelines import storage
 from pipelines.compact import compact
+from pipelines.listing import ImageRef
 from pipelines.local import RunError
 from pipelines.manifest import BalanceError
 from pipelines.output import Output
@@ -76,7 +78,8 @@ class TestPromise1ItBalances:
             if item.ref.uri.endswith("00003.png"):
                 if fault == "lost":
                     return
-                item = type(item)(**{**vars(item), "ref": type(item.ref)("file:///other", "x:1")})
+                other = replace(item.facts, ref=ImageRef("file:///other", "x:1"))
+                item = replace(item, facts=other)
             yield from process(self, item)
 
         monkeypatch.setattr(WriteParts, "process", faulty)
