@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Sequence
 
 from pipelines.options import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, parse
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # What Pillow warns of is either refused by our own limits or ends in a row of failures.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Its warnings are of no use to a user, and it passes on what workers log as warnings.
     logging.getLogger("apache_beam.runners.portability.local_job_service").setLevel(logging.ERROR)
     # After parsing, since torch and Beam take seconds to import.
