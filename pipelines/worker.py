@@ -20,7 +20,12 @@ class LocalRunner(FnApiRunner):
 
     def run_via_runner_api(self, pipeline_proto: Any, options: PipelineOptions) -> Any:
         """Run a pipeline."""
-        command = f"exec {shlex.quote(sys.executable)} -m {__name__}"
+        # Each process would take a thread a core for the model, and they would fight for them.
+        threads = max(1, (os.cpu_count() or 1) // self._num_workers)
+        command = (
+            f"OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{threads}}} "
+            f"exec {shlex.quote(sys.executable)} -m {__name__}"
+        )
         for environment in pipeline_proto.components.environments.values():
             if environment.urn == python_urns.SUBPROCESS_SDK:
                 environment.payload = command.encode()
