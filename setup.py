@@ -31,6 +31,7 @@ setup(
         "captioner",
         "captioner.confidence",
         "captioner.evaluation",
+        "captioner.huggingface",
         "captioner.scenes",
         "captioner.training",
         "pipelines",
