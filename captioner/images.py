@@ -2,6 +2,7 @@
 
 import io
 import struct
+import traceback
 import warnings
 from dataclasses import dataclass
 
@@ -118,7 +119,8 @@ def decode(
 
     Raises:
         ImageError: if the bytes are not an image, or one that is broken, too large or of a kind
-            that is not decoded. No other exception comes of what the bytes are.
+            that is not decoded; ``crashed`` if the fault is this module's. No other exception
+            comes of what the bytes are.
     """
     if len(data) > limits.max_bytes:
         raise ImageError(
@@ -129,7 +131,7 @@ def decode(
     except ImageError:
         raise
     except Exception as error:
-        raise _failure(data, error) from error
+        raise (_fault(error) or _failure(data, error)) from error
     return DecodedImage(image, width, height, format_, _phash(image))
 
 
@@ -158,9 +160,16 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
     file = Image.open(io.BytesIO(data), formats=FORMATS)
     _check_pixels(*file.size, limits)
     if file.format == "TIFF":
-        tile = [int(file.tag_v2.get(tag, 1)) for tag in _TILE_SIZE]  # type: ignore[attr-defined]
-        _check_pixels(tile[0], tile[1], limits)
+        _check_pixels(*_tile_size(file), limits)
     return file
+
+
+def _tile_size(file: Image.Image) -> tuple[int, int]:
+    """Return the width and height of a TIFF's tiles, which take memory whole; 1 without any."""
+    width, height = (file.tag_v2.get(tag, 1) for tag in _TILE_SIZE)  # type: ignore[attr-defined]
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise ImageError(FailureKind.TRUNCATED, f"broken: its tiles are {width!r} x {height!r}")
+    return width, height
 
 
 def _check_pixels(width: int, height: int, limits: Limits) -> None:
@@ -289,6 +298,15 @@ _OTHER_IMAGES: tuple[tuple[str, bytes], ...] = (
     *(("a portable anymap (PNM)", b"P%d%c" % (n, c)) for n in range(1, 7) for c in b" \n\r\t"),
 )
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+
+
+def _fault(error: Exception) -> ImageError | None:
+    """Return what an exception of our own making means: no file is to blame for it."""
+    trace = traceback.extract_tb(error.__traceback__)
+    if trace[-1].filename != __file__ or isinstance(error, MemoryError):
+        return None  # raised by Pillow, for what it met in the bytes
+    message = f"a fault of the decoder, not of the file; please report it: {error!r} in {trace[-1]}"
+    return ImageError(FailureKind.CRASHED, message)
 
 
 def _failure(data: bytes, error: Exception) -> ImageError:

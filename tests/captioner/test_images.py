@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, PngImagePlugin
 
+from captioner import images
 from captioner.images import DecodedImage, ImageError, Limits, decode
 from schemas.kinds import FailureKind
 
@@ -339,6 +340,13 @@ def test_any_error_of_a_decoder_is_an_image_error(monkeypatch: pytest.MonkeyPatc
 
         monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", broken)
         assert kind_of(data) is kind, error
+
+
+def test_a_fault_of_ours_is_not_laid_on_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "_TURNS", None)
+    with pytest.raises(ImageError, match="fault of the decoder.*NoneType.*_upright") as caught:
+        decode(encoded(scene(), "PNG"))
+    assert caught.value.kind is FailureKind.CRASHED
 
 
 def test_a_stop_is_no_broken_image(monkeypatch: pytest.MonkeyPatch) -> None:
