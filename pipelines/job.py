@@ -50,6 +50,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     _check(args, options, in_process)
     review = review_config(args)
     listing = ListingCounts()
+    push_stopped = False
     # Before the model is loaded: a misspelt folder should not take a minute to be found out.
     refs = list_images(args.input, args.glob, counts=listing)
     captioner = load(args.model, args.device, _decoding(args))
@@ -64,13 +65,17 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
         if in_process:
             manifest = _run_here(args, config, options, captioner, refs, listing)
             if manifest["status"] == "done":
-                _review_here(output, config, review)
+                push_stopped = not _review_here(output, config, review)
         else:
             _run_remotely(args, config, options, review)
         manifest = output.read_manifest(config.run_id)
         seconds = time.monotonic() - started
         print(summary(manifest["counts"], _failure_kinds(output, config), seconds))
         _say_where(output)
+    if push_stopped:
+        say("The captions are committed; the push to Label Studio was interrupted.")
+        say("captioner review push sends what is left of the queue.")
+        return EXIT_STOPPED
     return _conclude(args, output, manifest)
 
 
@@ -152,13 +157,13 @@ def _run_here(
             bar.close()
 
 
-def _review_here(output: Output, config: AnnotateConfig, review: ReviewConfig) -> None:
+def _review_here(output: Output, config: AnnotateConfig, review: ReviewConfig) -> bool:
+    """Plan and push the queue; False if the user did not wait for the end of it."""
     try:
         review_committed(output, config.run_id, config.model_id, config.decoding.id, review)
     except KeyboardInterrupt:
-        say("The captions are committed; the push to Label Studio was interrupted.")
-        say("captioner review push sends what is left of the queue.")
-        raise
+        return False
+    return True
 
 
 def _build(

@@ -1,6 +1,10 @@
 """Planning the queue, and the push as the last step of the main job."""
 
 import shutil
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,6 +112,31 @@ class TestPush:
         )
         assert later.returncode == 0, later.stderr
         assert "6 tasks made" in later.stderr
+
+    def test_a_push_that_is_not_waited_for_leaves_captions_and_queue(
+        self, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """A server that takes a connection and never answers, and then Ctrl-C."""
+        monkeypatch.setenv("LABEL_STUDIO_API_KEY", "0123456789" * 4)
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}"
+            flags = map(str, self.flags(images, tmp_path / "out", url, "Never answers"))
+            command = [sys.executable, "-m", "pipelines.cli", *flags]
+            with subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as process:
+                server.settimeout(120)
+                connection, _ = server.accept()
+                with connection:
+                    process.send_signal(signal.SIGINT)
+                    stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "captions are committed" in stderr
+        assert "captioner review push" in stderr
+        assert "captioned" in stdout
+        assert "6 rows" in stdout
+        output = Output((tmp_path / "out").as_uri())
+        assert len(rows(output)) == len(rows(output, "review")) == 6
 
     def test_promise_10_no_secret_is_written_down(
         self, images: Path, tmp_path: Path, label_studio: LabelStudio
