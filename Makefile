@@ -46,7 +46,7 @@ $(SAMPLE)/metadata.jsonl: | $(VENV)/installed
 run: install $(SAMPLE)/metadata.jsonl ## the main job on a sample folder, with a review queue
 	@echo "starting Label Studio (the first time it is installed: some minutes)"
 	@$(MAKE) --silent labelstudio >/dev/null
-	@$(BIN)/captioner annotate --input $(SAMPLE) --output $(OUTPUT) --review_below 0.8 \
+	@$(BIN)/captioner annotate --input $(SAMPLE) --output $(OUTPUT) --review_below 0.87 \
 	    --label_studio_url "$$(cat $(RUN)/labelstudio/url)" \
 	    --label_studio_token_file $(RUN)/labelstudio/token \
 	    --label_studio_project "Captions to review"
@@ -67,7 +67,7 @@ style: install-test ## what CI checks besides the tests
 	$(BIN)/mypy --strict -p schemas -p captioner
 	$(BIN)/mypy -p pipelines
 
-model: install ## train the embedded model from nothing (under 40 minutes on two cores)
+model: install ## train the embedded model from nothing (half an hour on two cores with bfloat16)
 	$(BIN)/python -m captioner.training --output captioner/data/embedded
 
 bench: install-test ## measure the embedded model's accuracy and speed

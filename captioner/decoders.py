@@ -95,7 +95,9 @@ class LSTMDecoder(nn.Module):
 
     The first state comes from the mean feature; at each step the LSTM reads the last word and
     the context, scaled by a gate beta; the next word comes from word, hidden state and context
-    together (deep output). The last ``place_size`` features say where a position lies. The gate
+    together (deep output). Unlike there, the last word is part of what attention is asked by:
+    where several objects would fit, it tells which one the caption has chosen, and the hidden
+    state has not read it yet. The last ``place_size`` features say where a position lies. The gate
     leaves those alone: it would close on them while things are named, and how things lie to each
     other, which is said later, would never be learned.
     """
@@ -107,12 +109,14 @@ class LSTMDecoder(nn.Module):
         embedding, hidden = config.embedding_size, config.hidden_size
         self.embedding = nn.Embedding(config.vocabulary_size, embedding)
         self.attention = AdditiveAttention(
-            query_size=hidden, value_size=feature_size, attention_size=config.attention_size
+            query_size=hidden + embedding,
+            value_size=feature_size,
+            attention_size=config.attention_size,
         )
         self.first_hidden = nn.Linear(feature_size, hidden)
         self.first_cell = nn.Linear(feature_size, hidden)
         self.gate = nn.Linear(hidden, feature_size - place_size)
-        self.cell = nn.LSTMCell(embedding + feature_size, hidden)
+        self.cells = nn.ModuleList([nn.LSTMCell(embedding + feature_size, hidden)])
         self.output_hidden = nn.Linear(hidden, embedding)
         self.output_context = nn.Linear(feature_size, embedding, bias=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -131,31 +135,38 @@ class LSTMDecoder(nn.Module):
     def step(self, tokens: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """Read the last tokens [b] and return logits [b x vocabulary] and the next state."""
         words = self.embedding(tokens)
-        state, context = self._advance(words, state)
+        state, context, _ = self._advance(words, state)
         return self._logits(words, state.hidden, context), state
 
     def select(self, state: LSTMState, rows: Tensor) -> LSTMState:
         """Keep those rows of a state, in that order."""
         return state.select(rows)
 
-    def forward(self, memory: Tensor, tokens: Tensor) -> Tensor:
-        """Read whole captions [b x t] (teacher forcing) and return logits [b x t x vocabulary]."""
+    def forward(self, memory: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Read whole captions [b x t] (teacher forcing).
+
+        Returns:
+            Logits [b x t x vocabulary], and where each step looked, [b x t x positions].
+        """
         words = self.embedding(tokens)  # (b, t, e)
         state = self.start(memory)
-        hidden, contexts = [], []
+        hidden, contexts, looked = [], [], []
         for word in words.unbind(1):
-            state, context = self._advance(word, state)
+            state, context, weights = self._advance(word, state)
             hidden.append(state.hidden)
             contexts.append(context)
-        return self._logits(words, torch.stack(hidden, 1), torch.stack(contexts, 1))
+            looked.append(weights)
+        logits = self._logits(words, torch.stack(hidden, 1), torch.stack(contexts, 1))
+        return logits, torch.stack(looked, 1)
 
-    def _advance(self, words: Tensor, state: LSTMState) -> tuple[LSTMState, Tensor]:
-        context, weights = self.attention(state.hidden, state.keys, state.memory)
+    def _advance(self, words: Tensor, state: LSTMState) -> tuple[LSTMState, Tensor, Tensor]:
+        query = torch.cat((state.hidden, words), 1)
+        context, weights = self.attention(query, state.keys, state.memory)
         gate = torch.sigmoid(self.gate(state.hidden))
         seen, place = context.split((gate.shape[1], context.shape[1] - gate.shape[1]), 1)
         context = torch.cat((gate * seen, place), 1)
-        hidden, cell = self.cell(torch.cat((words, context), 1), (state.hidden, state.cell))
-        return replace(state, hidden=hidden, cell=cell, attention=weights), context
+        hidden, cell = self.cells[0](torch.cat((words, context), 1), (state.hidden, state.cell))
+        return replace(state, hidden=hidden, cell=cell, attention=weights), context, weights
 
     def _logits(self, words: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         output = torch.tanh(words + self.output_hidden(hidden) + self.output_context(context))

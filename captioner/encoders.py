@@ -19,7 +19,7 @@ class GridEncoderConfig:
 
     image_size: int = 96
     widths: tuple[int, ...] = (32, 48, 96, 192)
-    blocks: tuple[int, ...] = (0, 1, 2, 1)
+    blocks: tuple[int, ...] = (1, 1, 2, 1)
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -46,10 +46,10 @@ class CaptionModel(nn.Module):
         memory: Tensor = self.encoder(images.to(self.encoder.position.dtype) / 255)
         return memory
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """Read whole captions [b x t] and return logits [b x t x vocabulary]."""
-        logits: Tensor = self.decoder(self.encode(pixels), tokens)
-        return logits
+    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Read whole captions [b x t]: logits [b x t x vocabulary], attention [b x t x n]."""
+        logits, attention = self.decoder(self.encode(pixels), tokens)
+        return logits, attention
 
 
 def prepare(image: Image.Image, size: int) -> Prepared:

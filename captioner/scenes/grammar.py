@@ -2,8 +2,9 @@
 
 A caption names two objects by size, texture, colour and shape, and how the first lies to the
 second: ``a large striped red circle is to the left of a small solid blue square``. Some also
-count: ``four objects with a large ...``. The grammar says only what holds by a clear margin;
-the judge asks only whether it holds.
+count: ``four objects with a large ...``. All but one speak of the two objects that are seen best;
+that one begins with ``there is also``, so that one knows where to look.
+The grammar says only what holds by a clear margin; the judge asks only whether it holds.
 """
 
 import re
@@ -39,11 +40,12 @@ PHRASES: dict[Relation, tuple[str, ...]] = {
 TEMPLATES = (
     "{first} {relation} {second}",
     "{first} is {relation} {second}",
-    "there is {first} {relation} {second}",
+    "a picture of {first} {relation} {second}",
     "{count} objects with {first} {relation} {second}",
 )
+OTHER_TEMPLATE = "there is also {first} {relation} {second}"
 CAPTIONS_A_SCENE = len(TEMPLATES) + 1
-"""One by each template of the two objects that are seen best, and one of two others."""
+"""One by each template of the two objects that are seen best, and one of another pair."""
 
 _Option = TypeVar("_Option")
 
@@ -65,6 +67,14 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Description:
+    """A caption and the numbers of the two objects that it speaks of, in order."""
+
+    text: str
+    objects: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class Judgement:
     """Whether a caption is true of a scene in all that it states.
 
@@ -81,11 +91,16 @@ class Judgement:
 
 def captions(scene: Scene) -> list[str]:
     """Write ``CAPTIONS_A_SCENE`` captions, all true, the same ones for the same scene."""
+    return [description.text for description in describe(scene)]
+
+
+def describe(scene: Scene) -> list[Description]:
+    """Write the captions of a scene, and tell which objects they speak of."""
     rng = np.random.default_rng((scene.seed, 2))
     pairs = _clear_pairs(scene)
-    texts = [_write(scene, pairs[0], template, rng) for template in TEMPLATES]
-    other = pairs[int(rng.integers(1, len(pairs)))] if len(pairs) > 1 else pairs[0]
-    return [*texts, _write(scene, other, TEMPLATES[0], rng)]
+    other = pairs[int(rng.integers(1, len(pairs)))] if len(pairs) > 1 else pairs[0][::-1]
+    plan = [*((pairs[0], template) for template in TEMPLATES), (other, OTHER_TEMPLATE)]
+    return [Description(_write(scene, pair, template, rng), pair) for pair, template in plan]
 
 
 def parse(caption: str) -> Facts | None:
@@ -183,6 +198,7 @@ def _named(number: int) -> str:
 
 
 _CAPTION = re.compile(
-    rf"(?:there is |{_one_of('count', NUMBERS[MIN_OBJECTS : MAX_OBJECTS + 1])} objects with )?"
+    rf"(?:there is also |a picture of |"
+    rf"{_one_of('count', NUMBERS[MIN_OBJECTS : MAX_OBJECTS + 1])} objects with )?"
     rf"{_named(1)} (?:is )?{_one_of('relation', tuple(_RELATIONS))} {_named(2)}"
 )

@@ -167,8 +167,13 @@ class Scene:
             case Relation.BEHIND:
                 return self.covers[second][first]
 
-    def mirrored(self, *, horizontally: bool, vertically: bool) -> "Scene":
-        """The truth of the mirror image. It serves captions; the outlines are not mirrored."""
+    def mirrored(
+        self, *, horizontally: bool, vertically: bool, transposed: bool = False
+    ) -> "Scene":
+        """The truth of the mirror image, transposed last: x is then y and y is x.
+
+        It serves captions; the outlines are not mirrored.
+        """
 
         def mirror(thing: SceneObject) -> SceneObject:
             left, top, right, bottom = thing.box
@@ -177,6 +182,8 @@ class Scene:
                 x, left, right = 1 - x, 1 - right, 1 - left
             if vertically:
                 y, top, bottom = 1 - y, 1 - bottom, 1 - top
+            if transposed:
+                x, y, left, top, right, bottom = y, x, top, left, bottom, right
             return replace(thing, x=x, y=y, box=(left, top, right, bottom))
 
         return replace(self, objects=tuple(mirror(thing) for thing in self.objects))

@@ -7,6 +7,7 @@ import os
 import resource
 import time
 from collections.abc import Sequence
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from captioner.evaluation.scenes import score_on_scenes
 from captioner.model import CaptionModel, ModelConfig
 from captioner.scenes import TRAINING, VALIDATION
 from captioner.training.data import relation_weights, render_scenes, scene_tokenizer
-from captioner.training.loop import TrainingConfig, train
+from captioner.training.loop import Precision, TrainingConfig, train
 
 logger = logging.getLogger("captioner.training")
 
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     began = time.monotonic()
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
-    device = choose_device(options.device)
+    device = torch.device(choose_device(options.device))
     tokenizer = scene_tokenizer(TRAINING)
     encoder = GridEncoderConfig()
     data = render_scenes(
@@ -62,7 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
 
     config = TrainingConfig(
-        epochs=options.epochs, seed=options.seed, learning_rate=options.learning_rate
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=options.seed,
+        learning_rate=options.learning_rate,
+        attention_weight=options.attention_weight,
+        precision=options.precision or _fastest_precision(device),
     )
     train(
         model,
@@ -82,18 +88,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
+def _fastest_precision(device: torch.device) -> Precision:
+    """bfloat16 where there are instructions for it; elsewhere it is slower than float32."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    abilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return "bfloat16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else "float32"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m captioner.training", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--output", default=embedded_path(), help="folder of the checkpoint")
     parser.add_argument("--name", default="scenes", help="first part of the model id")
-    parser.add_argument("--scenes", type=int, default=43_000, help="how many to train on")
+    parser.add_argument("--scenes", type=int, default=50_000, help="how many to train on")
     parser.add_argument("--validation", type=int, default=500, help="scenes to score on")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the scenes")
+    parser.add_argument("--epochs", type=int, default=8, help="passes over the scenes")
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="the highest")
     parser.add_argument(
         "--relation_weight", type=float, default=5.0, help="how much a word like 'left' counts"
+    )
+    parser.add_argument(
+        "--attention_weight", type=float, default=0.5, help="how much it counts where it looks"
+    )
+    parser.add_argument("--batch_size", type=int, default=64, help="scenes a step")
+    parser.add_argument(
+        "--precision",
+        choices=get_args(Precision),
+        help="of the arithmetic; by itself bfloat16 where the machine is fast at it",
     )
     parser.add_argument("--seed", type=int, default=0, help="decides weights, order and captions")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from multiprocessing import get_context
 
 import numpy as np
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from captioner.model import prepare
 from captioner.scenes import captions, render, sample
-from captioner.scenes.grammar import PHRASES
+from captioner.scenes.grammar import PHRASES, describe
 from captioner.scenes.world import COLOURS, MAX_OBJECTS, SHAPES, SIZES, TEXTURES
 from captioner.tokenizer import WordTokenizer
 
-MIRRORS = ((False, False), (True, False), (False, True), (True, True))
-"""Horizontally, vertically: every shape's mirror image is again that shape."""
+MIRRORS = tuple(product((False, True), repeat=3))
+"""Horizontally, vertically, transposed: every shape's mirror image is again that shape."""
 ATTRIBUTES: tuple[tuple[str, ...], ...] = (tuple(SIZES), TEXTURES, tuple(COLOURS), SHAPES)
 MAX_TOKENS = 24
 _CHUNK = 250
@@ -31,12 +32,14 @@ class SceneData:
     Attributes:
         pixels: [s x size x size x 3], uint8.
         tokens: captions of each mirror image, [s x mirrors x captions x tokens], uint8, padded.
+        objects: which object each of those tokens is about, as ``tokens``, int8; -1 is none.
         centres: of each object, x and y from 0 to 1, [s x objects x 2]; NaN where there is none.
         attributes: which of each of ``ATTRIBUTES``, [s x objects x 4]; -1 where there is none.
     """
 
     pixels: npt.NDArray[np.uint8]
     tokens: npt.NDArray[np.uint8]
+    objects: npt.NDArray[np.int8]
     centres: npt.NDArray[np.float32]
     attributes: npt.NDArray[np.int8]
 
@@ -51,6 +54,7 @@ class Batch:
 
     pixels: npt.NDArray[np.uint8]
     tokens: npt.NDArray[np.int64]
+    objects: npt.NDArray[np.int64]
     centres: npt.NDArray[np.float32]
     attributes: npt.NDArray[np.int64]
 
@@ -83,24 +87,27 @@ def render_scenes(
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for (start, size), chunk in zip(jobs, pool.map(make, jobs), strict=True):
             pixels[start - first_seed : start - first_seed + size] = chunk.pixels
-            rest.append((chunk.tokens, chunk.centres, chunk.attributes))
-    tokens, centres, attributes = (np.concatenate(parts) for parts in zip(*rest, strict=True))
-    return SceneData(pixels, tokens, centres, attributes)
+            rest.append((chunk.tokens, chunk.objects, chunk.centres, chunk.attributes))
+    tokens, objects, centres, attributes = map(np.concatenate, zip(*rest, strict=True))
+    return SceneData(pixels, tokens, objects, centres, attributes)
 
 
 def _render_chunk(job: tuple[int, int], *, image_size: int, words: str) -> SceneData:
     first_seed, count = job
     tokenizer = WordTokenizer.from_json(words)
     scenes = [sample(seed) for seed in range(first_seed, first_seed + count)]
-    texts = [
-        text
+    said = [
+        description
         for scene in scenes
-        for across, down in MIRRORS
-        for text in captions(scene.mirrored(horizontally=across, vertically=down))
+        for across, down, turn in MIRRORS
+        for description in describe(
+            scene.mirrored(horizontally=across, vertically=down, transposed=turn)
+        )
     ]
-    tokens = np.full((len(texts), MAX_TOKENS), tokenizer.pad, np.uint8)
-    for row, ids in zip(tokens, tokenizer.encode(texts), strict=True):
+    tokens = np.full((len(said), MAX_TOKENS), tokenizer.pad, np.uint8)
+    for row, ids in zip(tokens, tokenizer.encode([item.text for item in said]), strict=True):
         row[: len(ids) + 2] = (tokenizer.start, *ids, tokenizer.end)
+    objects = _objects_looked_at(tokens, np.array([item.objects for item in said]), tokenizer)
     centres = np.full((count, MAX_OBJECTS, 2), np.nan, np.float32)
     attributes = np.full((count, MAX_OBJECTS, len(ATTRIBUTES)), -1, np.int8)
     for i, scene in enumerate(scenes):
@@ -112,9 +119,31 @@ def _render_chunk(job: tuple[int, int], *, image_size: int, words: str) -> Scene
     return SceneData(
         np.stack([prepare(render(scene), image_size).pixels for scene in scenes]),
         tokens.reshape(count, len(MIRRORS), -1, MAX_TOKENS),
+        objects.reshape(count, len(MIRRORS), -1, MAX_TOKENS),
         centres,
         attributes,
     )
+
+
+def _objects_looked_at(
+    tokens: npt.NDArray[np.uint8], pairs: npt.NDArray[np.int64], tokenizer: WordTokenizer
+) -> npt.NDArray[np.int8]:
+    """Tell for each token which object to look at as it is said.
+
+    It is the first object while that is named, and the second one from then on: who says how the
+    two lie to each other has to look at the second before it is named.
+
+    Args:
+        tokens: of captions, [c x tokens].
+        pairs: the two objects of each caption, [c x 2].
+        tokenizer: knows the tokens.
+    """
+    words = " ".join(word for names in ATTRIBUTES for word in names)
+    attribute = np.isin(tokens, tokenizer.encode([words])[0])
+    said = attribute.cumsum(1)
+    first = attribute & (said <= len(ATTRIBUTES))
+    second = ~first & (said >= len(ATTRIBUTES)) & ~np.isin(tokens, (tokenizer.pad, tokenizer.end))
+    return np.select([first, second], [pairs[:, :1], pairs[:, 1:]], -1).astype(np.int8)
 
 
 def batches(data: SceneData, size: int, rng: np.random.Generator) -> Iterator[Batch]:
@@ -127,16 +156,19 @@ def batches(data: SceneData, size: int, rng: np.random.Generator) -> Iterator[Ba
         rows = order[start : start + size]
         pixels, centres = data.pixels[rows], data.centres[rows]
         mirror = rng.integers(len(MIRRORS), size=size)
-        for number, (across, down) in enumerate(MIRRORS):
+        for number, (across, down, turn) in enumerate(MIRRORS):
             chosen = mirror == number
-            part = pixels[chosen]
-            part = part[:, ::-1] if down else part
-            pixels[chosen] = part[:, :, ::-1] if across else part
+            part, points = pixels[chosen], centres[chosen]
             if across:
-                centres[chosen, :, 0] = 1 - centres[chosen, :, 0]
+                part, points[..., 0] = part[:, :, ::-1], 1 - points[..., 0]
             if down:
-                centres[chosen, :, 1] = 1 - centres[chosen, :, 1]
+                part, points[..., 1] = part[:, ::-1], 1 - points[..., 1]
+            if turn:
+                part, points = part.swapaxes(1, 2), points[..., ::-1]
+            pixels[chosen], centres[chosen] = part, points
         said = rng.integers(data.tokens.shape[2], size=size)
         tokens = data.tokens[rows, mirror, said].astype(np.int64)
+        objects = data.objects[rows, mirror, said].astype(np.int64)
         longest = int((tokens != 0).sum(1).max())
-        yield Batch(pixels, tokens[:, :longest], centres, data.attributes[rows].astype(np.int64))
+        attributes = data.attributes[rows].astype(np.int64)
+        yield Batch(pixels, tokens[:, :longest], objects[:, :longest], centres, attributes)

@@ -4,7 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor, nn
 
 from captioner.model import CaptionModel
 from captioner.training.data import ATTRIBUTES, Batch, SceneData, batches
-from captioner.training.losses import ObjectLoss, caption_loss
+from captioner.training.losses import ObjectLoss, attention_loss, caption_loss
 
 logger = logging.getLogger(__name__)
 
+Precision = Literal["float32", "bfloat16"]
 _LOG_EVERY_SECONDS = 20.0
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +32,11 @@ class TrainingConfig:
         learning_rate: the highest; it rises to it and falls to nothing (one cycle).
         weight_decay: of matrices and kernels; biases and norms go without.
         object_weight: weight of the loss that names objects from the grid alone.
+        attention_weight: weight of the loss that looks at the object that is being named.
         averaging: share of the averaged weights kept at each step (exponential moving average).
         clip: largest norm of the gradient.
         seed: decides first weights, order, mirrors and captions.
+        precision: of matrix products and convolutions; weights are kept in float32.
     """
 
     epochs: int = 5
@@ -39,9 +44,11 @@ class TrainingConfig:
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     object_weight: float = 0.5
+    attention_weight: float = 0.5
     averaging: float = 0.998
     clip: float = 1.0
     seed: int = 0
+    precision: Precision = "float32"
 
 
 class Average:
@@ -72,7 +79,7 @@ def train(
     *,
     pad: int,
     word_weights: Tensor | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device = _CPU,
     after_epoch: Callable[[int, dict[str, Tensor]], None] | None = None,
 ) -> list[float]:
     """Train a model in place and leave the averaged weights in it.
@@ -108,9 +115,14 @@ def train(
     began = told = time.monotonic()
     for epoch in range(config.epochs):
         for batch in batches(data, config.batch_size, rng):
-            said, named = _losses(model, naming, batch, pad, word_weights, device)
+            with torch.autocast(
+                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
+            ):
+                said, named, looked = _losses(model, naming, batch, pad, word_weights, device)
             optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(said + config.object_weight * named)
+            torch.autograd.backward(
+                said + config.object_weight * named + config.attention_weight * looked
+            )
             nn.utils.clip_grad_norm_(model.parameters(), config.clip)
             optimizer.step()
             schedule.step()
@@ -119,8 +131,9 @@ def train(
             if (now := time.monotonic()) - told >= _LOG_EVERY_SECONDS:
                 told = now
                 logger.info(
-                    "step %d of %d: caption loss %.4f, object loss %.4f, %.0f images/s",
-                    *(len(losses), steps, losses[-1], named.item()),
+                    "step %d of %d: loss of captions %.4f, objects %.4f, attention %.4f, "
+                    "%.0f images/s",
+                    *(len(losses), steps, losses[-1], named.item(), looked.item()),
                     len(losses) * config.batch_size / (now - began),
                 )
         if after_epoch is not None:
@@ -136,14 +149,18 @@ def _losses(
     batch: Batch,
     pad: int,
     word_weights: Tensor | None,
-    device: torch.device | str,
-) -> tuple[Tensor, Tensor]:
-    tokens = torch.from_numpy(batch.tokens).to(device)
-    memory = model.encode(torch.from_numpy(batch.pixels).to(device))
-    said = caption_loss(model.decoder(memory, tokens[:, :-1]), tokens, pad, word_weights)
-    centres = torch.from_numpy(batch.centres).to(device)
-    named: Tensor = naming(memory, centres, torch.from_numpy(batch.attributes).to(device))
-    return said, named
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    pixels, tokens, objects, centres, attributes = (
+        torch.from_numpy(getattr(batch, field.name)).to(device) for field in fields(batch)
+    )
+    memory = model.encode(pixels)
+    logits, attention = model.decoder(memory, tokens[:, :-1])
+    return (
+        caption_loss(logits.float(), tokens, pad, word_weights),
+        naming(memory, centres, attributes),
+        attention_loss(attention.float(), objects, centres, model.encoder.grid),
+    )
 
 
 def _optimizer(

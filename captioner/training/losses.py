@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+Grid = tuple[int, int]
+"""Height and width of the encoder's grid of positions."""
+
 
 def caption_loss(
     logits: Tensor, tokens: Tensor, pad: int, word_weights: Tensor | None = None
@@ -23,6 +26,27 @@ def caption_loss(
     )
 
 
+def attention_loss(attention: Tensor, objects: Tensor, centres: Tensor, grid: Grid) -> Tensor:
+    """How far attention is from the object that is spoken of (Attention Correctness, 1605.09553).
+
+    Args:
+        attention: where each step looked, [b x t-1 x positions].
+        objects: the object that each token is about, start to end, -1 for none, [b x t].
+        centres: x and y of each object, [b x objects x 2].
+        grid: height and width of the grid of positions.
+    """
+    image, step = (objects[:, 1:] >= 0).nonzero(as_tuple=True)
+    position = cells(centres[image, objects[image, step + 1]], grid)
+    return -attention[image, step, position].clamp(min=1e-6).log().mean()
+
+
+def cells(centres: Tensor, grid: Grid) -> Tensor:
+    """Return the positions of a grid [m] in which points [m x 2] lie."""
+    height, width = grid
+    x, y = centres.unbind(1)
+    return (y * height).long() * width + (x * width).long()
+
+
 class ObjectLoss(nn.Module):
     """Names the objects from the grid alone: a help to the encoder, dropped after training.
 
@@ -30,7 +54,7 @@ class ObjectLoss(nn.Module):
     Of several in one position the last, which lies in front, counts.
     """
 
-    def __init__(self, feature_size: int, grid: tuple[int, int], classes: Sequence[int]) -> None:
+    def __init__(self, feature_size: int, grid: Grid, classes: Sequence[int]) -> None:
         super().__init__()
         self.grid = grid
         self.classes = list(classes)
@@ -44,11 +68,9 @@ class ObjectLoss(nn.Module):
             centres: x and y of each object, NaN where there is none, [b x objects x 2].
             attributes: the class of each attribute, -1 where there is none, [b x objects x a].
         """
-        height, width = self.grid
-        said = self.head(memory)  # (b, positions, 1 + classes)
+        said = self.head(memory).float()  # (b, positions, 1 + classes)
         image, thing = (attributes[:, :, 0] >= 0).nonzero(as_tuple=True)
-        x, y = centres[image, thing].unbind(1)
-        position = (y * height).long() * width + (x * width).long()
+        position = cells(centres[image, thing], self.grid)
         present = torch.zeros_like(said[:, :, 0])
         present[image, position] = 1.0
         loss = functional.binary_cross_entropy_with_logits(said[:, :, 0], present)

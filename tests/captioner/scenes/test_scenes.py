@@ -1,6 +1,7 @@
 import io
 import json
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from captioner.scenes import (
     samples,
     write_folder,
 )
-from captioner.scenes.grammar import CAPTIONS_A_SCENE, PHRASES, TEMPLATES
+from captioner.scenes.grammar import CAPTIONS_A_SCENE, PHRASES, TEMPLATES, describe
 from captioner.scenes.outlines import half_sides, mask
 from captioner.scenes.world import COLOURS, MAX_OCCLUSION, SHAPES, SIZES, TEXTURES
 
@@ -109,6 +110,17 @@ class TestMirrored:
             assert mirror.holds(Relation.ABOVE, a, b) == scene.holds(Relation.BELOW, a, b)
             assert mirror.holds(Relation.FRONT, a, b) == scene.holds(Relation.FRONT, a, b)
 
+    def test_transposed_left_becomes_above(self):
+        scene = next(scene for scene in SCENES if len(scene.objects) > 3)
+        turned = scene.mirrored(horizontally=False, vertically=False, transposed=True)
+        for a, b in permutations(range(len(scene.objects)), 2):
+            assert turned.holds(Relation.ABOVE, a, b) == scene.holds(Relation.LEFT, a, b)
+            assert turned.holds(Relation.LEFT, a, b) == scene.holds(Relation.ABOVE, a, b)
+        for before, after in zip(scene.objects, turned.objects, strict=True):
+            left, top, right, bottom = before.box
+            assert after.box == (top, left, bottom, right)
+            assert (after.x, after.y) == (before.y, before.x)
+
 
 class TestJudge:
     def test_every_caption_of_the_grammar_is_true(self):
@@ -119,6 +131,25 @@ class TestJudge:
                 judgement = judge(caption, scene)
                 assert judgement.true, (caption, judgement)
                 assert judgement.stated_facts == 9 + ("objects with" in caption)
+
+    def test_a_description_tells_which_objects_it_names(self):
+        for scene in SCENES:
+            said = describe(scene)
+            assert [description.text for description in said] == captions(scene)
+            for description in said:
+                facts = parse(description.text)
+                named = [scene.objects[index].attributes for index in description.objects]
+                assert named == [facts.first, facts.second]
+
+    def test_only_what_is_said_also_is_not_of_the_objects_seen_best(self):
+        for scene in SCENES:
+            *main, other = describe(scene)
+            (pair,) = {description.objects for description in main}
+            best = max(range(len(scene.objects)), key=lambda i: scene.objects[i].visible_area)
+            assert pair[0] == best
+            assert other.objects != pair
+            assert other.text.startswith("there is also a ")
+            assert not any("also" in description.text for description in main)
 
     def test_captions_of_mirror_images_are_true_of_those(self):
         for scene in SCENES[:50]:

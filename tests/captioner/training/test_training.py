@@ -6,6 +6,7 @@ from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.model import CaptionModel, ModelConfig
 from captioner.scenes import TRAINING, judge, sample
+from captioner.scenes.grammar import PHRASES
 from captioner.training.data import (
     MIRRORS,
     SceneData,
@@ -15,7 +16,7 @@ from captioner.training.data import (
     scene_tokenizer,
 )
 from captioner.training.loop import TrainingConfig, train
-from captioner.training.losses import ObjectLoss, caption_loss
+from captioner.training.losses import ObjectLoss, attention_loss, caption_loss
 
 SCENES = 96
 
@@ -59,11 +60,27 @@ class TestData:
     def test_captions_of_each_mirror_are_true_of_the_mirror_image(self, data, tokenizer):
         for row in range(0, SCENES, 5):
             scene = sample(TRAINING + row)
-            for number, (across, down) in enumerate(MIRRORS):
-                mirror = scene.mirrored(horizontally=across, vertically=down)
+            for number, (across, down, turn) in enumerate(MIRRORS):
+                mirror = scene.mirrored(horizontally=across, vertically=down, transposed=turn)
                 for tokens in data.tokens[row, number]:
                     text = tokenizer.text([tokenizer.word(int(token)) for token in tokens])
                     assert judge(text, mirror).true, text
+
+    def test_each_word_is_about_the_object_that_it_names(self, data, tokenizer):
+        for row in range(SCENES):
+            scene = sample(TRAINING + row)
+            for tokens, objects in zip(data.tokens[row, 0], data.objects[row, 0], strict=True):
+                words = [tokenizer.word(int(token)) for token in tokens]
+                named: dict[int, list[str]] = {}
+                for word, number in zip(words, objects, strict=True):
+                    named.setdefault(int(number), []).append(word)
+                first, second = (int(number) for number in dict.fromkeys(objects[objects >= 0]))
+                assert named[first] == list(scene.objects[first].attributes)
+                assert named[second][-4:] == list(scene.objects[second].attributes)
+                assert named[second][-5] == "a"
+                relation = " ".join(named[second][:-5]).removeprefix("is ")
+                assert any(relation in phrases for phrases in PHRASES.values())
+                assert {"<start>", "<end>"} <= set(named[-1])
 
     def test_batches_mirror_pixels_and_centres_alike(self, tokenizer):
         # Scenes that are black but for one white pixel, where the only object is.
@@ -73,17 +90,19 @@ class TestData:
         centres = np.full((count, 5, 2), np.nan, np.float32)
         centres[:, 0] = (2.5 / size, 1.5 / size)
         tokens = np.zeros((count, len(MIRRORS), 1, 4), np.uint8)
-        tokens[:] = np.arange(1, 5)[None, :, None, None]
+        tokens[:] = np.arange(1, 9)[None, :, None, None]
+        objects = np.zeros(tokens.shape, np.int8)
         attributes = np.zeros((count, 5, 4), np.int8)
-        made = SceneData(pixels, tokens, centres, attributes)
+        made = SceneData(pixels, tokens, objects, centres, attributes)
         (batch,) = batches(made, count, np.random.default_rng(0))
-        assert set(batch.tokens[:, 0]) == {1, 2, 3, 4}, "each mirror comes up"
+        assert set(batch.tokens[:, 0]) == set(range(1, 9)), "each mirror comes up"
         for image, centre, said in zip(batch.pixels, batch.centres, batch.tokens, strict=True):
             (y, x), *others = np.argwhere(image[:, :, 0])
             assert not others
             assert ((x + 0.5) / size, (y + 0.5) / size) == pytest.approx(tuple(centre[0]))
-            across, down = MIRRORS[said[0] - 1]
-            assert (x, y) == (5 if across else 2, 6 if down else 1)
+            across, down, turn = MIRRORS[said[0] - 1]
+            wanted = (5 if across else 2, 6 if down else 1)
+            assert (x, y) == (wanted[::-1] if turn else wanted)
 
     def test_a_pass_sees_each_scene_once(self, data):
         seen = [
@@ -118,6 +137,17 @@ class TestLosses:
         assert heavy == set("to the left right of above below in front behind".split())
         assert set(weights.tolist()) == {1.0, 5.0}
 
+    def test_attention_is_held_against_where_objects_are(self):
+        looked = torch.full((1, 3, 4), 0.1)
+        looked[0, 0, 1] = 0.7  # The second position, for the first word after <start>.
+        looked[0, 1, 2] = 0.7
+        centres = torch.tensor([[[0.9, 0.2], [0.1, 0.6]]])  # The second position, the third.
+        about = torch.tensor([[-1, 0, 1, -1]])
+        loss = attention_loss(looked, about, centres, (2, 2))
+        torch.testing.assert_close(loss, -torch.tensor(0.7).log())
+        swapped = attention_loss(looked, torch.tensor([[-1, 1, 0, -1]]), centres, (2, 2))
+        torch.testing.assert_close(swapped, -torch.tensor(0.1).log())
+
     def test_objects_are_looked_for_where_their_centres_are(self):
         naming = ObjectLoss(3, (2, 2), [2, 2])
         with torch.no_grad():
@@ -134,11 +164,48 @@ class TestLosses:
 
 class TestTrain:
     def test_a_few_steps_lower_the_loss(self, data, tokenizer):
-        config = TrainingConfig(epochs=8, batch_size=16, learning_rate=5e-3)
+        config = TrainingConfig(epochs=16, batch_size=16, learning_rate=5e-3)
         model = tiny_model(tokenizer)
         losses = train(model, data, config, pad=tokenizer.pad)
-        assert len(losses) == 8 * SCENES // 16
+        assert len(losses) == 16 * SCENES // 16
         assert sum(losses[-6:]) < 0.75 * sum(losses[:6])
+
+    def test_it_learns_to_look_at_what_it_names(self, data, tokenizer):
+        """With the loss of attention, more of it falls on the objects than without."""
+        on_objects = []
+        for weight in (0.0, 2.0):
+            model = tiny_model(tokenizer)
+            config = TrainingConfig(
+                epochs=12, batch_size=16, learning_rate=5e-3, attention_weight=weight
+            )
+            train(model, data, config, pad=tokenizer.pad)
+            (batch,) = batches(data, SCENES, np.random.default_rng(0))
+            with torch.inference_mode():
+                _, looked = model(
+                    torch.from_numpy(batch.pixels), torch.from_numpy(batch.tokens[:, :-1])
+                )
+                loss = attention_loss(
+                    looked,
+                    torch.from_numpy(batch.objects),
+                    torch.from_numpy(batch.centres),
+                    model.encoder.grid,
+                )
+            on_objects.append(float((-loss).exp()))
+        without, with_it = on_objects
+        assert with_it > 1.2 * without
+
+    def test_bfloat16_trains_as_well(self, data, tokenizer):
+        losses = []
+        for precision in ("float32", "bfloat16"):
+            config = TrainingConfig(
+                epochs=4, batch_size=16, learning_rate=5e-3, precision=precision
+            )
+            model = tiny_model(tokenizer)
+            losses.append(train(model, data, config, pad=tokenizer.pad))
+            assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+        single, half = losses
+        assert half != single
+        assert sum(half[-6:]) == pytest.approx(sum(single[-6:]), rel=0.1)
 
     def test_the_same_seed_gives_the_same_model(self, data, tokenizer):
         config = TrainingConfig(epochs=1, batch_size=32, seed=4)
