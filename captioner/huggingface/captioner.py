@@ -165,7 +165,8 @@ def _generation(model: Any, decoding: DecodingConfig) -> Any:
     start = start if start is not None else getattr(config, "decoder_start_token_id", None)
     begin = saved.bos_token_id if saved.bos_token_id is not None else text.bos_token_id
     pad = saved.pad_token_id if saved.pad_token_id is not None else text.pad_token_id
-    plain = GenerationConfig(  # type: ignore[no-untyped-call]
+    settings: Any = GenerationConfig  # It has no annotations.
+    plain = settings(
         do_sample=False,
         num_beams=1,
         max_new_tokens=min(decoding.max_length, _positions(text) - 1),
