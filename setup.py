@@ -30,6 +30,7 @@ setup(
         "schemas",
         "captioner",
         "captioner.confidence",
+        "captioner.decoders",
         "captioner.evaluation",
         "captioner.huggingface",
         "captioner.scenes",

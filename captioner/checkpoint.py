@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, get_origin
 
 import fsspec
 import safetensors
@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from captioner.contract import DecodingConfig, ModelLoadError
-from captioner.decoders import LSTMDecoderConfig
+from captioner.decoders import LSTMDecoderConfig, TransformerDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.tokenizer import WordTokenizer
@@ -26,7 +26,11 @@ CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json
 _MAX_BYTES = {CONFIG: 1 << 20, WEIGHTS: 8 << 30, TOKENIZER: 64 << 20}
 _NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
-_Config = TypeVar("_Config", GridEncoderConfig, LSTMDecoderConfig)
+_ENCODERS: Mapping[str, type[Any]] = {"grid": GridEncoderConfig}
+_DECODERS: Mapping[str, type[Any]] = {
+    "lstm": LSTMDecoderConfig,
+    "transformer": TransformerDecoderConfig,
+}
 
 
 class CheckpointError(ModelLoadError):
@@ -176,30 +180,35 @@ def _parse_config(data: bytes, path: str) -> ModelConfig:
         )
     return ModelConfig(
         name=name,
-        encoder=_parse_part(GridEncoderConfig, config["encoder"], f"{path}: encoder"),
-        decoder=_parse_part(LSTMDecoderConfig, config["decoder"], f"{path}: decoder"),
+        encoder=_parse_part(_ENCODERS, config["encoder"], f"{path}: encoder"),
+        decoder=_parse_part(_DECODERS, config["decoder"], f"{path}: decoder"),
     )
 
 
-def _parse_part(kind: type[_Config], values: Any, what: str) -> _Config:
+def _parse_part(kinds: Mapping[str, type[Any]], values: Any, what: str) -> Any:
     """Make a config dataclass of what JSON holds, every value checked against its field."""
-    types = {field.name: field.type for field in fields(kind)}
-    if not isinstance(values, Mapping) or set(values) != set(types):
-        found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
-        raise CheckpointError(f"{what} has {found}, not {sorted(types)}; save it anew")
+    kind = values.get("kind") if isinstance(values, Mapping) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise CheckpointError(f"{what}: kind is {kind!r}; those known are {', '.join(kinds)}")
+    values = {name: value for name, value in values.items() if name != "kind"}
+    types = {field.name: field.type for field in fields(kinds[kind])}
+    if set(values) != set(types):
+        raise CheckpointError(f"{what} has {sorted(values)}, not {sorted(types)}; save it anew")
     checked: dict[str, Any] = {}
     for name, value in values.items():
         if types[name] is int:
             good = type(value) is int
         elif types[name] is float:
             good = type(value) in (int, float)
+        elif get_origin(types[name]) is Literal:
+            good = isinstance(value, str)
         else:
             good = isinstance(value, list) and all(type(item) is int for item in value)
         if not good:
             raise CheckpointError(f"{what}: {name} is {value!r}, not of its type; save it anew")
         checked[name] = tuple(value) if isinstance(value, list) else value
     try:
-        return kind(**checked)
+        return kinds[kind](**checked)
     except ValueError as error:
         raise CheckpointError(f"{what}: {error}") from error
 
@@ -245,9 +254,20 @@ def _weights_bytes(model: CaptionModel) -> bytes:
 
 
 def _config_json(config: ModelConfig, indent: int | None = None) -> str:
-    content = {"architecture": ARCHITECTURE, "format_version": FORMAT_VERSION, **asdict(config)}
+    content = {
+        "architecture": ARCHITECTURE,
+        "format_version": FORMAT_VERSION,
+        "name": config.name,
+        "encoder": _part(_ENCODERS, config.encoder),
+        "decoder": _part(_DECODERS, config.decoder),
+    }
     separators = (",", ":") if indent is None else None
     return json.dumps(content, sort_keys=True, indent=indent, separators=separators)
+
+
+def _part(kinds: Mapping[str, type[Any]], config: Any) -> dict[str, Any]:
+    kind = next(name for name, known in kinds.items() if type(config) is known)
+    return {"kind": kind, **asdict(config)}
 
 
 def _model_id(config: ModelConfig, weights: bytes, words: bytes) -> str:

@@ -14,6 +14,7 @@ EMBEDDED = "embedded"
 """The name of the small model that comes with the package."""
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+STRATEGIES = ("greedy", "beam", "sample")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +22,35 @@ class DecodingConfig:
     """Everything besides image and model that may change a caption (promise 5).
 
     Attributes:
-        strategy: how tokens are chosen; ``greedy`` takes the most probable one.
+        strategy: how tokens are chosen; ``greedy`` takes the most probable one, ``beam`` searches
+            for the most probable caption, ``sample`` draws by probability.
         max_length: most tokens in a caption, the end-of-sequence token included.
+        min_length: least tokens before the end-of-sequence token.
+        beam_size: captions that a search follows at once.
+        length_penalty: a search divides log-probabilities by ``length ** length_penalty``; 0
+            prefers short captions, 1 takes the mean of a token (1609.08144 lies between).
+        temperature: of sampling; logits are divided by it, so that less is safer.
+        top_k: sampling draws from so many of the most probable tokens; 0 from all.
+        top_p: sampling draws from the fewest tokens that have this share of the probability
+            (1904.09751).
+        seed: of sampling; each image draws numbers of its own, by its pixels.
+        no_repeat_ngram: no sequence of so many tokens comes twice; 0 allows all.
+        forbidden_words: words that no caption may hold.
         precision: what was asked for, never what the device made of it.
         draft: decode JPEG at a reduced scale, which is quicker and changes pixels a little.
     """
 
     strategy: str = "greedy"
     max_length: int = 60
+    min_length: int = 0
+    beam_size: int = 3
+    length_penalty: float = 0.7
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    no_repeat_ngram: int = 0
+    forbidden_words: tuple[str, ...] = ()
     precision: str = "float32"
     draft: bool = False
 
@@ -38,17 +60,53 @@ class DecodingConfig:
         Raises:
             ValueError: if a value is not one that can be used.
         """
-        if self.strategy != "greedy":
-            raise ValueError(f"strategy is {self.strategy!r}; use 'greedy'")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; use one of {', '.join(PRECISIONS)}")
-        if not 1 <= self.max_length <= 1024:
-            raise ValueError(f"max_length is {self.max_length}; use 1 to 1024")
+        for name, known in (("strategy", STRATEGIES), ("precision", PRECISIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(known)}")
+        for name, (least, most) in _RANGES.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; use {least} to {most}")
+        if self.min_length >= self.max_length:
+            raise ValueError(
+                f"min_length ({self.min_length}) must be less than max_length ({self.max_length})"
+            )
 
     @property
     def id(self) -> str:
-        """A short hash: the ``decoding`` column."""
-        return config_id(asdict(self))
+        """A short hash: the ``decoding`` column.
+
+        What the strategy does not look at, or is as it would be by itself, is left out: two
+        configurations that give the same captions share an id, and an option that is added later
+        changes none. So a default, once released, must stay what it is.
+        """
+        unused = {name for strategy in OF_STRATEGY for name in OF_STRATEGY[strategy]}
+        unused -= set(OF_STRATEGY.get(self.strategy, ()))
+        default = DecodingConfig()
+        return config_id(
+            {
+                name: value
+                for name, value in asdict(self).items()
+                if name not in unused and value != getattr(default, name)
+            }
+        )
+
+
+OF_STRATEGY = {
+    "beam": ("beam_size", "length_penalty"),
+    "sample": ("temperature", "top_k", "top_p", "seed"),
+}
+"""What only one strategy looks at."""
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_length": (1, 1024),
+    "min_length": (0, 1023),
+    "beam_size": (1, 64),
+    "length_penalty": (0.0, 5.0),
+    "temperature": (0.01, 100.0),
+    "top_k": (0, 1_000_000),
+    "top_p": (0.01, 1.0),
+    "seed": (0, 2**32),
+    "no_repeat_ngram": (0, 64),
+}
 
 
 @dataclass(frozen=True)

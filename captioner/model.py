@@ -1,17 +1,25 @@
 """The attention captioner: an encoder, a decoder that attends to it, and the words."""
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from captioner.contract import Caption, DecodingConfig, Geometry, Prepared
-from captioner.decoders import LSTMDecoder, LSTMDecoderConfig
-from captioner.decoding import Decoded, greedy
+from captioner.decoders import (
+    LSTMDecoder,
+    LSTMDecoderConfig,
+    TransformerDecoder,
+    TransformerDecoderConfig,
+)
+from captioner.decoding import Decoded, Words, decode
 from captioner.encoders import GridEncoder, GridEncoderConfig
 from captioner.tokenizer import WordTokenizer
 
@@ -24,7 +32,7 @@ class ModelConfig:
 
     name: str
     encoder: GridEncoderConfig
-    decoder: LSTMDecoderConfig
+    decoder: LSTMDecoderConfig | TransformerDecoderConfig
 
 
 class CaptionModel(nn.Module):
@@ -34,11 +42,7 @@ class CaptionModel(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = GridEncoder(config.encoder)
-        self.decoder = LSTMDecoder(
-            config.decoder,
-            feature_size=self.encoder.feature_size,
-            place_size=self.encoder.place_size,
-        )
+        self.decoder = _decoder(config.decoder, self.encoder)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Turn pixels [b x height x width x 3], uint8, into memory [b x positions x features]."""
@@ -50,6 +54,14 @@ class CaptionModel(nn.Module):
         """Read whole captions [b x t]: logits [b x t x vocabulary], attention [b x t x n]."""
         logits, attention = self.decoder(self.encode(pixels), tokens)
         return logits, attention
+
+
+def _decoder(
+    config: LSTMDecoderConfig | TransformerDecoderConfig, encoder: GridEncoder
+) -> LSTMDecoder | TransformerDecoder:
+    if isinstance(config, LSTMDecoderConfig):
+        return LSTMDecoder(config, feature_size=encoder.feature_size, place_size=encoder.place_size)
+    return TransformerDecoder(config, feature_size=encoder.feature_size)
 
 
 def prepare(image: Image.Image, size: int) -> Prepared:
@@ -75,6 +87,9 @@ class AttentionCaptioner:
         self._decoding = decoding or DecodingConfig()
         self._device = torch.device(device)
         self.tokenizer = tokenizer
+        self._words = Words(
+            tokenizer.start, tokenizer.end, tokenizer.sequences(self._decoding.forbidden_words)
+        )
         self.model = model.to(self._device, _DTYPES[self._decoding.precision])
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval()
@@ -110,27 +125,34 @@ class AttentionCaptioner:
         if not batch:
             return []
         pixels = torch.from_numpy(np.stack([item.pixels for item in batch])).to(self._device)
-        decoded = greedy(
-            self.model.decoder,
-            self.model.encode(pixels),
-            start=self.tokenizer.start,
-            end=self.tokenizer.end,
-            max_length=self._decoding.max_length,
-        )
+        sampling = self._decoding.strategy == "sample"
+        seeds = [_seed(item.pixels) for item in batch] if sampling else []
+        decoder: Any = self.model.decoder  # Which of them makes no difference here.
+        decoded = decode(decoder, self.model.encode(pixels), self._decoding, self._words, seeds)
         return [self._finish(item) for item in decoded]
 
     def _finish(self, decoded: Decoded) -> Caption:
-        tokens = tuple(self.tokenizer.word(number) for number in decoded.tokens)
-        text = self.tokenizer.text(tokens)
+        tokens = self._spelt(decoded.tokens)
         attention = torch.stack(decoded.attention).view(-1, *self.model.encoder.grid).numpy()
         return Caption(
-            text=text,
+            text=self.tokenizer.text(tokens),
             tokens=tokens,
             token_logprobs=tuple(decoded.logprobs),
-            n_best=((text, math.fsum(decoded.logprobs)),),
+            n_best=tuple(
+                (self.tokenizer.text(self._spelt(other)), logprob)
+                for other, logprob in decoded.n_best
+            ),
             attention=attention,
             features=features(decoded),
         )
+
+    def _spelt(self, numbers: Sequence[int]) -> tuple[str, ...]:
+        return tuple(self.tokenizer.word(number) for number in numbers)
+
+
+def _seed(pixels: npt.NDArray[np.uint8]) -> int:
+    """Return a number of an image's own, whatever batch it is in."""
+    return int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "little")
 
 
 def features(decoded: Decoded) -> dict[str, float]:

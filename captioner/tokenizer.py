@@ -56,6 +56,14 @@ class WordTokenizer:
         encoded = self._tokenizer.encode_batch(list(captions), add_special_tokens=False)
         return [item.ids for item in encoded]
 
+    def sequences(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """Turn words, or phrases, into numbers each; what the tokenizer does not know is left out.
+
+        A word that it does not know is one that it cannot say.
+        """
+        encoded = self.encode(words) if words else []
+        return tuple(tuple(ids) for ids in encoded if ids and self.unknown not in ids)
+
     def word(self, number: int) -> str:
         """Return the token of a number."""
         return self._tokenizer.id_to_token(number) or UNKNOWN

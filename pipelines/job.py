@@ -4,7 +4,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import apache_beam as beam
@@ -17,7 +17,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
-from captioner.contract import Captioner, DecodingConfig
+from captioner.contract import OF_STRATEGY, Captioner, DecodingConfig
 from captioner.images import Limits
 from captioner.loading import load
 from pipelines import storage
@@ -98,7 +98,24 @@ def _check(args: argparse.Namespace, options: PipelineOptions, in_process: bool)
 
 
 def _decoding(args: argparse.Namespace) -> DecodingConfig:
-    return DecodingConfig(precision=args.precision, draft=args.draft)
+    """Return the decoding configuration that the options ask for.
+
+    Raises:
+        UsageError: naming the option that cannot be used, or that the strategy does not look at.
+    """
+    names = [field.name for field in fields(DecodingConfig)]
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if "forbidden_words" in given:
+        given["forbidden_words"] = tuple(sorted(set(given["forbidden_words"])))
+    try:
+        config = DecodingConfig(**given)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+    for strategy, options in OF_STRATEGY.items():
+        unused = sorted(set(options) & set(given))
+        if unused and strategy != config.strategy:
+            raise UsageError(f"--{unused[0]} is for --strategy {strategy}; add it, or leave it out")
+    return config
 
 
 def _config(args: argparse.Namespace, output: Output, captioner: Captioner) -> AnnotateConfig:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from captioner.contract import EMBEDDED, PRECISIONS
+from captioner.contract import EMBEDDED, PRECISIONS, STRATEGIES, DecodingConfig
 from captioner.images import Limits
 from pipelines import __version__
 
@@ -129,6 +129,7 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         help="images through the model at once; fewer after an out-of-memory error "
         "(default: %(default)s)",
     )
+    _add_decoding(parser)
     images = parser.add_argument_group("images")
     images.add_argument(
         "--draft",
@@ -177,6 +178,53 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         help="GPU for Dataflow's workers: 'type:nvidia-l4;count:1;install-nvidia-driver'",
     )
     beam.add_argument("--min_ram", metavar="SIZE", help="memory for Dataflow's workers, e.g. 16GB")
+
+
+def _add_decoding(parser: argparse.ArgumentParser) -> None:
+    """Add what ``DecodingConfig`` holds; what is not given is not in the namespace."""
+    default = DecodingConfig()
+    group = parser.add_argument_group(
+        "decoding",
+        "How a caption is made from the model's probabilities. Captions made in another way have "
+        "rows\nof their own in the output, and are not taken for done.",
+        argument_default=argparse.SUPPRESS,
+    )
+    group.add_argument(
+        "--strategy",
+        choices=STRATEGIES,
+        help="the most probable token at each step, a search for the most probable caption, or "
+        f"tokens drawn by probability (default: {default.strategy})",
+    )
+    for name, kind, metavar, text in (
+        ("max_length", int, "N", "most tokens in a caption"),
+        ("min_length", int, "N", "fewest tokens in a caption"),
+        ("beam_size", int, "N", "captions that --strategy beam follows at once"),
+        (
+            "length_penalty",
+            float,
+            "P",
+            "--strategy beam divides log-probabilities by length ** P; more makes captions longer",
+        ),
+        ("temperature", float, "T", "of --strategy sample; less is safer"),
+        ("top_k", int, "N", "--strategy sample draws from the N most probable tokens; 0 from all"),
+        (
+            "top_p",
+            float,
+            "P",
+            "--strategy sample draws from the fewest tokens that have P of the probability",
+        ),
+        ("seed", int, "N", "of --strategy sample"),
+        ("no_repeat_ngram", int, "N", "no sequence of N tokens comes twice; 0 allows all"),
+    ):
+        group.add_argument(
+            f"--{name}",
+            type=kind,
+            metavar=metavar,
+            help=f"{text} (default: {getattr(default, name)})",
+        )
+    group.add_argument(
+        "--forbidden_words", nargs="+", metavar="WORD", help="words that no caption may hold"
+    )
 
 
 def _add_label_studio(group: argparse._ArgumentGroup, required: bool) -> None:

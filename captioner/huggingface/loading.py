@@ -1,6 +1,7 @@
 """From a name or a folder to a captioner."""
 
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from captioner.huggingface.files import (
 )
 from captioner.huggingface.view import View
 
+_HEEDED = ("max_length", "precision", "draft")
+"""What of a decoding configuration these models heed."""
+
 INSTALL = "pip install 'captioner[huggingface]'"
 
 
@@ -33,8 +37,10 @@ def load(name_or_path: str, device: str, decoding: DecodingConfig) -> Captioner:
 
     Raises:
         ModelLoadError: if ``transformers`` is not installed, or there is no such model, or its
-            weights are not safetensors, or it is of a kind that is not known.
+            weights are not safetensors, or it is of a kind that is not known, or captions are
+            to be made in a way that is not known for these models.
     """
+    _check_decoding(decoding)
     transformers = import_transformers()
     where = choose_device(device)
     with tempfile.TemporaryDirectory() as temporary:
@@ -52,6 +58,17 @@ def load(name_or_path: str, device: str, decoding: DecodingConfig) -> Captioner:
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     return HuggingFaceCaptioner(model.to(where), tokenizer, view, model_id, decoding)
+
+
+def _check_decoding(decoding: DecodingConfig) -> None:
+    default = DecodingConfig()
+    for field in fields(DecodingConfig):
+        value = getattr(decoding, field.name)
+        if field.name not in _HEEDED and value != getattr(default, field.name):
+            raise ModelLoadError(
+                f"{field.name} is {value!r}, but models of Hugging Face are decoded greedily, "
+                f"without rules; leave --{field.name} out"
+            )
 
 
 def import_transformers() -> Any:

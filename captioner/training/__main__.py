@@ -12,8 +12,9 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from captioner.attention import AttentionKind
 from captioner.checkpoint import choose_device, embedded_path, load, save
-from captioner.decoders import LSTMDecoderConfig
+from captioner.decoders import LSTMDecoderConfig, TransformerDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.evaluation.scenes import score_on_scenes
 from captioner.model import CaptionModel, ModelConfig
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ModelConfig(
             name=options.name,
             encoder=encoder,
-            decoder=LSTMDecoderConfig(vocabulary_size=len(tokenizer)),
+            decoder=_decoder(options, len(tokenizer)),
         )
     )
 
@@ -88,6 +89,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
 
+def _decoder(
+    options: argparse.Namespace, vocabulary_size: int
+) -> LSTMDecoderConfig | TransformerDecoderConfig:
+    if options.decoder == "transformer":
+        return TransformerDecoderConfig(
+            vocabulary_size=vocabulary_size, width=128, layers=2, feedforward_size=512
+        )
+    heads = 4 if options.attention == "multi_head" else 1
+    return LSTMDecoderConfig(
+        vocabulary_size=vocabulary_size, attention=options.attention, heads=heads
+    )
+
+
 def _fastest_precision(device: torch.device) -> Precision:
     """bfloat16 where there are instructions for it; elsewhere it is slower than float32."""
     if device.type == "cuda":
@@ -102,6 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", default=embedded_path(), help="folder of the checkpoint")
     parser.add_argument("--name", default="scenes", help="first part of the model id")
+    parser.add_argument(
+        "--decoder", choices=("lstm", "transformer"), default="lstm", help="what writes"
+    )
+    parser.add_argument(
+        "--attention",
+        choices=get_args(AttentionKind),
+        default="additive",
+        help="of the LSTM; a Transformer's is multi-head",
+    )
     parser.add_argument("--scenes", type=int, default=50_000, help="how many to train on")
     parser.add_argument("--validation", type=int, default=500, help="scenes to score on")
     parser.add_argument("--epochs", type=int, default=8, help="passes over the scenes")

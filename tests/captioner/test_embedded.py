@@ -100,6 +100,38 @@ class TestCaption:
         for caption in captioner.caption([captioner.prepare(image) for image in images]):
             assert caption.text
 
+    def test_a_search_finds_captions_at_least_as_probable(self, captioner, prepared):
+        decoding = DecodingConfig(strategy="beam", beam_size=4, length_penalty=0.0)
+        search = load(embedded_path(), device="cpu", decoding=decoding)
+        for found, greedy in zip(
+            search.caption(prepared), captioner.caption(prepared), strict=True
+        ):
+            logprobs = [logprob for _, logprob in found.n_best]
+            assert logprobs == sorted(logprobs, reverse=True)
+            assert len({text for text, _ in found.n_best}) == 4
+            assert found.n_best[0] == (
+                found.text,
+                pytest.approx(sum(found.token_logprobs), abs=1e-4),
+            )
+            assert logprobs[0] >= sum(greedy.token_logprobs) - 1e-4
+
+    def test_samples_differ_by_seed_and_not_by_batch(self, prepared):
+        def said(seed, batch):
+            decoding = DecodingConfig(strategy="sample", seed=seed)
+            captioner = load(embedded_path(), device="cpu", decoding=decoding)
+            return [caption.text for caption in captioner.caption(batch)]
+
+        once = said(1, prepared)
+        assert said(1, prepared[::-1]) == once[::-1]
+        assert said(2, prepared) != once
+
+    def test_forbidden_words_are_not_said(self, prepared):
+        decoding = DecodingConfig(forbidden_words=("large", "to the left of", "zebra"))
+        captioner = load(embedded_path(), device="cpu", decoding=decoding)
+        for caption in captioner.caption(prepared):
+            assert "large" not in caption.text.split()
+            assert "to the left of" not in caption.text
+
     def test_no_image_gives_no_caption(self, captioner):
         assert captioner.caption([]) == []
 

@@ -372,6 +372,17 @@ def test_a_broken_checkpoint_is_refused_with_a_reason(
         load(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    "decoding", [{"strategy": "beam"}, {"min_length": 2}, {"forbidden_words": ("dog",)}]
+)
+def test_a_way_of_decoding_that_it_does_not_know_is_refused(
+    checkpoint: Path, decoding: dict[str, object]
+) -> None:
+    (name,) = decoding
+    with pytest.raises(ModelLoadError, match=f"{name} is .*leave --{name} out"):
+        load(checkpoint, **decoding)
+
+
 def test_a_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import huggingface_hub
 

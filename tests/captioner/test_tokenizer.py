@@ -22,6 +22,12 @@ class TestWordTokenizer:
     def test_start_end_and_padding_are_no_text(self, tokenizer):
         assert tokenizer.text(["<start>", "a", "star", "<end>", "<pad>"]) == "a star"
 
+    def test_words_and_phrases_as_sequences(self, tokenizer):
+        star, two_words = tokenizer.sequences(["star", "Red circle"])
+        assert [tokenizer.word(number) for number in star] == ["star"]
+        assert [tokenizer.word(number) for number in two_words] == ["red", "circle"]
+        assert tokenizer.sequences(["zebra", "red zebra", ""]) == ()
+
     def test_json_round_trip(self, tokenizer):
         again = WordTokenizer.from_json(tokenizer.to_json())
         assert again.to_json() == tokenizer.to_json()

@@ -219,6 +219,8 @@ class TestBadInput:
         [
             (["--dry_run=True"], "--dry_run is for --runner DataflowRunner"),
             (["--min_ram", "plenty"], "--min_ram 'plenty'"),
+            (["--top_k", "3"], "--top_k is for --strategy sample; add it, or leave it out"),
+            (["--strategy", "beam", "--beam_size", "65"], "--beam_size is 65; use 1 to 64"),
             (["--runner", "PortableRunner", "--limit", "3"], "--limit works for runs in this"),
             (["--model", "https://user:hunter2@host/model"], "carries"),
             (["--input", "zip://no-archive.zip"], "zip://no-archive.zip"),
@@ -234,6 +236,26 @@ class TestBadInput:
         assert "hunter2" not in done.stderr
         assert "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()
+
+    def test_captions_decoded_in_another_way_are_rows_of_their_own(
+        self, images: Path, tmp_path: Path
+    ):
+        output = Output((tmp_path / "out").as_uri())
+        flags = ["--input", images, "--output", output.uri, "--limit", 6]
+        assert captioner("annotate", *flags).returncode == 0
+        beam = [*flags, "--strategy", "beam", "--beam_size", "4", "--forbidden_words", "a"]
+        assert captioner("annotate", *beam).returncode == 0
+        greedy, searched = (
+            [row for row in rows(output) if row["decoding"] == decoding]
+            for decoding in dict.fromkeys(row["decoding"] for row in rows(output))
+        )
+        if len(greedy[0]["n_best"]) > 1:
+            greedy, searched = searched, greedy
+        assert len(greedy) == len(searched) == 6
+        for row in searched:
+            assert len(row["n_best"]) == 4
+            assert row["n_best"][0]["caption"] == row["caption"]
+            assert "a" not in row["caption"].split()
 
     def test_a_rerun_over_few_old_failures_is_no_alarm(self, images: Path, tmp_path: Path):
         (tmp_path / "in").mkdir()

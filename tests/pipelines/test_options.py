@@ -1,7 +1,10 @@
 """The command line as a person meets it."""
 
+from dataclasses import fields
+
 import pytest
 
+from captioner.contract import DecodingConfig
 from pipelines import __version__
 from pipelines.options import parse
 
@@ -47,6 +50,17 @@ def test_beam_options_pass_through():
     assert args.input == ["in"]
 
 
+def test_decoding_options_are_the_fields_of_the_configuration():
+    args, _ = parse([*REQUIRED, "--strategy", "sample", "--top_p", "0.9", "--seed", "7"])
+    assert (args.strategy, args.top_p, args.seed) == ("sample", 0.9, 7)
+    args, _ = parse([*REQUIRED, "--forbidden_words", "a", "b"])
+    assert args.forbidden_words == ["a", "b"]
+    unasked = {field.name for field in fields(DecodingConfig)} & set(vars(args))
+    assert unasked == {"precision", "draft", "forbidden_words"}
+    with pytest.raises(SystemExit):
+        parse([*REQUIRED, "--beam_size", "many"])
+
+
 def test_several_inputs():
     args, _ = parse(["annotate", "--input", "a", "gs://b/c", "--output", "out"])
     assert args.input == ["a", "gs://b/c"]
@@ -76,7 +90,15 @@ def test_help_groups_options_by_what_they_are_for(capsys):
     with pytest.raises(SystemExit):
         parse(["annotate", "--help"])
     text = capsys.readouterr().out
-    titles = ["input and output:", "model:", "images:", "review:", "Beam:", "exit status:"]
+    titles = [
+        "input and output:",
+        "model:",
+        "decoding:",
+        "images:",
+        "review:",
+        "Beam:",
+        "exit status:",
+    ]
     places = [text.index(title) for title in titles]
     assert places == sorted(places)
 

@@ -1,12 +1,16 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 
+from captioner.checkpoint import load
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.model import CaptionModel, ModelConfig
-from captioner.scenes import TRAINING, judge, sample
+from captioner.scenes import TRAINING, judge, render, sample
 from captioner.scenes.grammar import PHRASES
+from captioner.training.__main__ import main
 from captioner.training.data import (
     MIRRORS,
     SceneData,
@@ -233,3 +237,20 @@ class TestTrain:
         )
         names = sorted(tiny_model(tokenizer).state_dict())
         assert told == [(0, names), (1, names)]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [["--decoder", "transformer"], ["--attention", "multi_head"], ["--attention", "scaled_dot"]],
+)
+def test_the_command_writes_a_checkpoint_that_loads(tmp_path, flags):
+    folder = str(tmp_path / "model")
+    sizes = ["--scenes", "64", "--epochs", "1", "--validation", "2", "--workers", "1"]
+    main(["--output", folder, "--device", "cpu", "--threads", "1", *sizes, *flags])
+    captioner = load(folder, device="cpu")
+    assert flags[1] in captioner.model.config.decoder.__class__.__name__.lower() + str(
+        captioner.model.config.decoder
+    )
+    (caption,) = captioner.caption([captioner.prepare(render(sample(5)))])
+    assert caption.attention.shape[1:] == (6, 6)
+    assert math.isclose(sum(caption.token_logprobs), caption.n_best[0][1])

@@ -1,0 +1,195 @@
+"""The LSTM decoder."""
+
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from captioner.attention import AttentionKind, attention_of_kind
+from captioner.decoders.base import check_range, select_images
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMDecoderConfig:
+    """An LSTM that attends.
+
+    Attributes:
+        vocabulary_size: tokens that it may say.
+        embedding_size: numbers for each word.
+        hidden_size: numbers in the memory of each layer.
+        layers: LSTMs, each reading the hidden state of the one below.
+        attention: how query and keys are compared.
+        attention_size: numbers in which they are compared.
+        heads: of multi-head attention; the other kinds have one.
+        dropout: share of the output features, and of what passes between layers, dropped in
+            training.
+    """
+
+    vocabulary_size: int
+    embedding_size: int = 96
+    hidden_size: int = 256
+    layers: int = 1
+    attention: AttentionKind = "additive"
+    attention_size: int = 128
+    heads: int = 1
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            ValueError: if one is beyond all use, or they do not fit together.
+        """
+        check_range(self, "vocabulary_size", 4, 1_000_000)
+        for name in ("embedding_size", "hidden_size", "attention_size"):
+            check_range(self, name, 1, 8192)
+        check_range(self, "layers", 1, 16)
+        check_range(self, "dropout", 0, 0.95)
+        kinds = get_args(AttentionKind)
+        if self.attention not in kinds:
+            raise ValueError(f"attention is {self.attention!r}; use one of {', '.join(kinds)}")
+        if self.attention != "multi_head" and self.heads != 1:
+            raise ValueError(f"heads is {self.heads}, but {self.attention} attention has one")
+        if self.heads < 1 or self.attention_size % self.heads:
+            raise ValueError(
+                f"attention_size ({self.attention_size}) must be divisible by heads ({self.heads})"
+            )
+
+
+@dataclass(frozen=True)
+class LSTMState:
+    """What is remembered between two steps.
+
+    Attributes:
+        image: which image each row is of, [b].
+        places: where each position lies, [b x n x p].
+        keys: of the image, [b x n x a].
+        values: of the image, [b x n x v].
+        hidden: of each layer, [b x h].
+        cell: of each layer, [b x h].
+        attention: where the last step looked, [b x n].
+    """
+
+    image: Tensor
+    places: Tensor
+    keys: Tensor
+    values: Tensor
+    hidden: tuple[Tensor, ...]
+    cell: tuple[Tensor, ...]
+    attention: Tensor | None = None
+
+    def select(self, rows: Tensor) -> "LSTMState":
+        """Return the state of those rows, in that order."""
+        parts = (self.places, self.keys, self.values)
+        image, (places, keys, values) = select_images(self.image, parts, rows)
+        return LSTMState(
+            image,
+            places,
+            keys,
+            values,
+            tuple(layer[rows] for layer in self.hidden),
+            tuple(layer[rows] for layer in self.cell),
+            None if self.attention is None else self.attention[rows],
+        )
+
+
+class LSTMDecoder(nn.Module):
+    """Show, Attend and Tell (1502.03044) with soft attention of any kind.
+
+    The first state comes from the mean feature; at each step the LSTM reads the last word and
+    the context, scaled by a gate beta; the next word comes from word, hidden state and context
+    together (deep output). Unlike there, the last word is part of what attention is asked by:
+    where several objects would fit, it tells which one the caption has chosen, and the hidden
+    state has not read it yet. The last ``place_size`` features say where a position lies. The
+    gate leaves those alone: it would close on them while things are named, and how things lie to
+    each other, which is said later, would never be learned.
+    """
+
+    def __init__(
+        self, config: LSTMDecoderConfig, *, feature_size: int, place_size: int = 0
+    ) -> None:
+        super().__init__()
+        embedding, hidden = config.embedding_size, config.hidden_size
+        self._seen_size = feature_size - place_size
+        self.embedding = nn.Embedding(config.vocabulary_size, embedding)
+        self.attention = attention_of_kind(
+            config.attention,
+            query_size=hidden + embedding,
+            value_size=feature_size,
+            attention_size=config.attention_size,
+            heads=config.heads,
+        )
+        self.first_hidden = nn.Linear(feature_size, config.layers * hidden)
+        self.first_cell = nn.Linear(feature_size, config.layers * hidden)
+        self.gate = nn.Linear(hidden, self._seen_size)
+        self.cells = nn.ModuleList(
+            nn.LSTMCell(hidden if layer else embedding + feature_size, hidden)
+            for layer in range(config.layers)
+        )
+        self.output_hidden = nn.Linear(hidden, embedding)
+        self.output_context = nn.Linear(feature_size, embedding, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.vocabulary = nn.Linear(embedding, config.vocabulary_size)
+
+    def start(self, memory: Tensor) -> LSTMState:
+        """Begin captions of the images of memory [b x n x f]."""
+        mean = memory.mean(1)
+        count = len(self.cells)
+        return LSTMState(
+            torch.arange(len(memory), device=memory.device),
+            memory[:, :, self._seen_size :],
+            *self.attention.project(memory),
+            torch.tanh(self.first_hidden(mean)).chunk(count, 1),
+            torch.tanh(self.first_cell(mean)).chunk(count, 1),
+        )
+
+    def step(self, tokens: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
+        """Read the last tokens [b] and return logits [b x vocabulary] and the next state."""
+        words = self.embedding(tokens)
+        state, context, _ = self._advance(words, state)
+        return self._logits(words, state.hidden[-1], context), state
+
+    def select(self, state: LSTMState, rows: Tensor) -> LSTMState:
+        """Keep those rows of a state, in that order; a row may be kept several times."""
+        return state.select(rows)
+
+    def forward(self, memory: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Read whole captions [b x t] (teacher forcing).
+
+        Returns:
+            Logits [b x t x vocabulary], and where each step looked, [b x t x positions].
+        """
+        words = self.embedding(tokens)  # (b, t, e)
+        state = self.start(memory)
+        hidden, contexts, looked = [], [], []
+        for word in words.unbind(1):
+            state, context, weights = self._advance(word, state)
+            hidden.append(state.hidden[-1])
+            contexts.append(context)
+            looked.append(weights)
+        logits = self._logits(words, torch.stack(hidden, 1), torch.stack(contexts, 1))
+        return logits, torch.stack(looked, 1)
+
+    def _advance(self, words: Tensor, state: LSTMState) -> tuple[LSTMState, Tensor, Tensor]:
+        """Read words [b x e]: the next state, the context [b x f], the attention [b x n]."""
+        top = state.hidden[-1]
+        query = torch.cat((top, words), 1).unsqueeze(1)
+        context, weights = self.attention(query, state.keys, state.values)
+        seen = torch.sigmoid(self.gate(top)) * context[:, 0, : self._seen_size]
+        context = torch.cat((seen, (weights @ state.places)[:, 0]), 1)
+        read = torch.cat((words, context), 1)
+        hidden, cell = [], []
+        for layer, last in zip(self.cells, zip(state.hidden, state.cell, strict=True), strict=True):
+            new_hidden, new_cell = layer(read, last)
+            hidden.append(new_hidden)
+            cell.append(new_cell)
+            read = self.dropout(new_hidden)
+        weights = weights[:, 0]
+        after = replace(state, hidden=tuple(hidden), cell=tuple(cell), attention=weights)
+        return after, context, weights
+
+    def _logits(self, words: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        output = torch.tanh(words + self.output_hidden(hidden) + self.output_context(context))
+        logits: Tensor = self.vocabulary(self.dropout(output))
+        return logits
