@@ -38,6 +38,7 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
 
     actions = {
         "compact": commands.compact_output,
+        "explain": commands.explain_image,
         "plan": commands.review_plan,
         "push": commands.review_push,
         "scenes": commands.scenes,

@@ -1,9 +1,15 @@
 """The commands for an output that is there already, and what all commands share."""
 
 import argparse
+import io
 import shlex
+from dataclasses import fields
 from typing import Any
 
+from captioner.contract import OF_STRATEGY, DecodingConfig
+from captioner.explain import NoAttentionError, explain
+from captioner.images import ImageError, Limits, decode
+from captioner.loading import load
 from captioner.scenes import write_folder
 from pipelines import storage
 from pipelines.compact import compact
@@ -48,6 +54,27 @@ def output_of(text: str) -> Output:
     if uri.partition("://")[0] in ("zip", "tar", "http", "https"):
         raise UsageError(f"--output {redact(text)!r} cannot be written; name a folder or a bucket")
     return Output(uri if uri.endswith("://") else uri.rstrip("/"))
+
+
+def decoding_config(args: argparse.Namespace) -> DecodingConfig:
+    """Return the decoding configuration that the options ask for.
+
+    Raises:
+        UsageError: naming the option that cannot be used, or that the strategy does not look at.
+    """
+    names = [field.name for field in fields(DecodingConfig)]
+    given = {name: value for name, value in vars(args).items() if name in names}
+    if "forbidden_words" in given:
+        given["forbidden_words"] = tuple(sorted(set(given["forbidden_words"])))
+    try:
+        config = DecodingConfig(**given)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+    for strategy, options in OF_STRATEGY.items():
+        unused = sorted(set(options) & set(given))
+        if unused and strategy != config.strategy:
+            raise UsageError(f"--{unused[0]} is for --strategy {strategy}; add it, or leave it out")
+    return config
 
 
 def review_config(args: argparse.Namespace) -> ReviewConfig:
@@ -125,6 +152,28 @@ def scenes(args: argparse.Namespace) -> int:
     except (ValueError, FileExistsError) as error:
         raise UsageError(str(error)) from error
     print(f"{args.count:,} scenes in {args.output}")
+    return EXIT_DONE
+
+
+def explain_image(args: argparse.Namespace) -> int:
+    """Draw an image's caption, each word over what the model looked at."""
+    for option, value in (("IMAGE", args.image), ("--output", args.output)):
+        refuse_credentials(option, value)
+    refuse_credentials("--model", args.model)
+    uri = storage.absolute_uri(args.image)
+    try:
+        decoded = decode(storage.read_bytes(uri, Limits().max_bytes))
+    except (storage.StorageError, ImageError) as error:
+        raise UsageError(f"{redact(args.image)}: {error}") from error
+    try:
+        explanation = explain(load(args.model, args.device, decoding_config(args)), decoded.image)
+    except NoAttentionError as error:
+        raise UsageError(str(error)) from error
+    buffer = io.BytesIO()
+    explanation.draw().save(buffer, "PNG")
+    storage.write_bytes_atomically(storage.absolute_uri(args.output), buffer.getvalue())
+    print(explanation.caption.text)
+    print(f"drawn in {redact(args.output)}")
     return EXIT_DONE
 
 

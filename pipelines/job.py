@@ -4,7 +4,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import Any
 
 import apache_beam as beam
@@ -17,12 +17,19 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
-from captioner.contract import OF_STRATEGY, Captioner, DecodingConfig
+from captioner.contract import Captioner
 from captioner.images import Limits
 from captioner.loading import load
 from pipelines import storage
 from pipelines.annotate import AnnotateFolders
-from pipelines.commands import UsageError, output_of, refuse_credentials, review_config, say_pushed
+from pipelines.commands import (
+    UsageError,
+    decoding_config,
+    output_of,
+    refuse_credentials,
+    review_config,
+    say_pushed,
+)
 from pipelines.config import AnnotateConfig
 from pipelines.listing import ImageRef, ListingCounts, list_images
 from pipelines.local import Listed, LocalRun, RunError, explain, opened
@@ -53,7 +60,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     push_stopped = False
     # Before the model is loaded: a misspelt folder should not take a minute to be found out.
     refs = list_images(args.input, args.glob, counts=listing)
-    captioner = load(args.model, args.device, _decoding(args))
+    captioner = load(args.model, args.device, decoding_config(args))
     config = _config(args, output, captioner)
     output = Output(output.uri, config.run_id)
     if options.view_as(TestOptions).dry_run:
@@ -97,27 +104,6 @@ def _check(args: argparse.Namespace, options: PipelineOptions, in_process: bool)
             raise UsageError(f"--{name} {value!r}: {error}") from error
 
 
-def _decoding(args: argparse.Namespace) -> DecodingConfig:
-    """Return the decoding configuration that the options ask for.
-
-    Raises:
-        UsageError: naming the option that cannot be used, or that the strategy does not look at.
-    """
-    names = [field.name for field in fields(DecodingConfig)]
-    given = {name: value for name, value in vars(args).items() if name in names}
-    if "forbidden_words" in given:
-        given["forbidden_words"] = tuple(sorted(set(given["forbidden_words"])))
-    try:
-        config = DecodingConfig(**given)
-    except ValueError as error:
-        raise UsageError(f"--{error}") from error
-    for strategy, options in OF_STRATEGY.items():
-        unused = sorted(set(options) & set(given))
-        if unused and strategy != config.strategy:
-            raise UsageError(f"--{unused[0]} is for --strategy {strategy}; add it, or leave it out")
-    return config
-
-
 def _config(args: argparse.Namespace, output: Output, captioner: Captioner) -> AnnotateConfig:
     return AnnotateConfig(
         output=output.uri,
@@ -125,7 +111,7 @@ def _config(args: argparse.Namespace, output: Output, captioner: Captioner) -> A
         model=args.model,
         model_id=captioner.model_id,
         device=args.device,
-        decoding=_decoding(args),
+        decoding=decoding_config(args),
         batch_size=args.batch_size,
         limits=Limits(args.max_image_bytes, args.max_image_pixels),
     )

@@ -86,6 +86,7 @@ def _parsers() -> tuple[_Parser, _Parser]:
     _add_annotate(annotate)
     _add_review(commands)
     _add_compact(commands)
+    _add_explain(commands)
     _add_scenes(commands)
     return parser, annotate
 
@@ -107,20 +108,7 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--limit", type=_positive, metavar="N", help="caption at most N images in this run"
     )
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default=EMBEDDED,
-        help="a model folder on any store, or the name of a Hugging Face image-to-text model such "
-        "as Salesforce/blip-image-captioning-base (default: %(default)s, which knows drawn "
-        "scenes only)",
-    )
-    model.add_argument(
-        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)"
-    )
-    model.add_argument(
-        "--precision", default="float32", choices=PRECISIONS, help="(default: float32)"
-    )
+    model = _add_model(parser)
     model.add_argument(
         "--batch_size",
         type=_positive,
@@ -178,6 +166,24 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         help="GPU for Dataflow's workers: 'type:nvidia-l4;count:1;install-nvidia-driver'",
     )
     beam.add_argument("--min_ram", metavar="SIZE", help="memory for Dataflow's workers, e.g. 16GB")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        default=EMBEDDED,
+        help="a model folder on any store, or the name of a Hugging Face image-to-text model such "
+        "as Salesforce/blip-image-captioning-base (default: %(default)s, which knows drawn "
+        "scenes only)",
+    )
+    model.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)"
+    )
+    model.add_argument(
+        "--precision", default="float32", choices=PRECISIONS, help="(default: float32)"
+    )
+    return model
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -274,6 +280,21 @@ def _add_compact(commands: Any) -> None:
         help="size of a file at most, about (default: %(default)s)",
     )
     compact.set_defaults(parser=compact)
+
+
+def _add_explain(commands: Any) -> None:
+    explain = commands.add_parser(
+        "explain",
+        help="draw an image's caption, each word over what the model looked at",
+        description="Caption one image, and draw each word over what the model looked at for it.",
+    )
+    explain.add_argument("image", metavar="IMAGE", help="on any store: a path, gs://, s3://, ...")
+    explain.add_argument(
+        "--output", default="explain.png", metavar="FILE", help="(default: %(default)s)"
+    )
+    _add_model(explain)
+    _add_decoding(explain)
+    explain.set_defaults(parser=explain, draft=False)
 
 
 def _add_scenes(commands: Any) -> None:

@@ -1,0 +1,140 @@
+"""Attention one can look at: each word of a caption over what the model looked at to say it."""
+
+import math
+import textwrap
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from captioner.contract import Caption, Captioner, Prepared
+
+_PANEL = 224
+_COLUMNS = 6
+_MARGIN = 8
+_LINE = 22
+_DIMMED = 0.3
+_END = "<end>"
+
+
+class NoAttentionError(Exception):
+    """A model that does not tell where it looked."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """A caption and where the model looked.
+
+    Attributes:
+        image: the original, upright.
+        caption: what was said of it, with its attention [tokens x grid height x grid width].
+        region: left, top, right and bottom of what the grid covers, in pixels of the original.
+    """
+
+    image: Image.Image
+    caption: Caption
+    region: tuple[float, float, float, float]
+
+    def maps(self, width: int, height: int) -> npt.NDArray[np.float32]:
+        """Spread the attention over the whole image.
+
+        Args:
+            width: of the maps, in pixels.
+            height: likewise.
+
+        Returns:
+            [tokens x height x width], from 0 to the highest of each token, which is 1; 0 where
+            the model did not see the image.
+        """
+        across, down = width / self.image.width, height / self.image.height
+        left, top, right, bottom = (
+            round(edge * scale)
+            for edge, scale in zip(self.region, (across, down, across, down), strict=True)
+        )
+        maps = []
+        for weights in self._attention():
+            seen = Image.fromarray(weights / weights.max())
+            seen = seen.resize(
+                (max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC
+            )
+            whole = Image.new("F", (width, height))
+            whole.paste(seen, (left, top))
+            maps.append(np.asarray(whole, np.float32).clip(0, 1))
+        return np.stack(maps)
+
+    def draw(self) -> Image.Image:
+        """Draw the image with its caption, and then each word over what was looked at."""
+        scale = _PANEL / max(self.image.size)
+        width, height = (max(1, round(side * scale)) for side in self.image.size)
+        small = self.image.resize((width, height), Image.Resampling.LANCZOS)
+        panels = [("", small)]
+        spoken = zip(
+            self.caption.tokens,
+            self.caption.token_logprobs,
+            self.maps(width, height),
+            strict=True,
+        )
+        for token, logprob, weights in spoken:
+            if token != _END:
+                panels.append((f"{token}  {math.exp(logprob):.2f}", _lit(small, weights)))
+        return _sheet(self.caption.text, panels)
+
+    def _attention(self) -> npt.NDArray[np.float32]:
+        assert self.caption.attention is not None, "explain made sure of it"
+        return self.caption.attention
+
+
+def explain(captioner: Captioner, image: Image.Image) -> Explanation:
+    """Caption an RGB image and tell where the model looked at each word.
+
+    Raises:
+        NoAttentionError: if the model does not tell.
+    """
+    prepared = captioner.prepare(image)
+    (caption,) = captioner.caption([prepared])
+    if caption.attention is None:
+        raise NoAttentionError(
+            f"model {captioner.model_id} does not tell where it looks; use one of this project's"
+        )
+    return Explanation(image, caption, _region(prepared))
+
+
+def _region(prepared: Prepared) -> tuple[float, float, float, float]:
+    """Return what of the original the model saw: left, top, right and bottom."""
+    height, width = prepared.pixels.shape[:2]
+    way = prepared.geometry
+    return (
+        -way.offset_x / way.scale_x,
+        -way.offset_y / way.scale_y,
+        (width - way.offset_x) / way.scale_x,
+        (height - way.offset_y) / way.scale_y,
+    )
+
+
+def _lit(image: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Image:
+    """Show an image as it is where the weights are 1, and dim and grey where they are 0."""
+    dim = Image.blend(Image.new("L", image.size, "white"), image.convert("L"), _DIMMED)
+    share = Image.fromarray(np.rint(weights * 255).astype(np.uint8))
+    return Image.composite(image, dim.convert("RGB"), share)
+
+
+def _sheet(title: str, panels: list[tuple[str, Image.Image]]) -> Image.Image:
+    """Lay out panels in rows under a title, each with its words below it."""
+    width, height = panels[0][1].size
+    columns = min(_COLUMNS, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    across = columns * (width + _MARGIN) + _MARGIN
+    lines = textwrap.wrap(title, max(20, across // 9)) or [""]
+    top = _MARGIN + len(lines) * _LINE
+    sheet = Image.new("RGB", (across, top + rows * (height + _LINE + _MARGIN)), "white")
+    draw = ImageDraw.Draw(sheet)
+    bold, plain = ImageFont.load_default(17), ImageFont.load_default(14)
+    for number, line in enumerate(lines):
+        draw.text((_MARGIN, _MARGIN + number * _LINE), line, "black", bold)
+    for number, (words, panel) in enumerate(panels):
+        x = _MARGIN + number % columns * (width + _MARGIN)
+        y = top + _MARGIN + number // columns * (height + _LINE + _MARGIN)
+        sheet.paste(panel, (x, y))
+        draw.text((x + width / 2, y + height + 2), words, "black", plain, anchor="ma")
+    return sheet

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from captioner.checkpoint import embedded_path, load
+from captioner.contract import Caption, Geometry, Prepared
+from captioner.explain import NoAttentionError, explain
+from captioner.scenes import TEST, parse, render, samples
+
+
+class Pointing:
+    """Looks at one position of a 4 x 4 grid at each word, and sees the middle of wide images."""
+
+    model_id = "pointing@1"
+
+    def __init__(self, *looked: tuple[int, int]) -> None:
+        self.looked = looked
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        cut = (image.width - image.height) // 2
+        seen = image.crop((cut, 0, cut + image.height, image.height)).resize((40, 40))
+        scale = 40 / image.height
+        return Prepared(np.array(seen), Geometry(*image.size, scale, scale, -cut * scale))
+
+    def caption(self, batch: list[Prepared]) -> list[Caption]:
+        attention = np.full((len(self.looked), 4, 4), 0.01, np.float32)
+        for at, (row, column) in enumerate(self.looked):
+            attention[at, row, column] = 0.85
+        words = tuple(f"word{at}" for at in range(len(self.looked) - 1))
+        return [
+            Caption(
+                " ".join(words),
+                (*words, "<end>"),
+                (-0.5,) * len(self.looked),
+                attention=attention if self.looked else None,
+            )
+        ]
+
+
+def test_maps_lie_where_the_model_looked_on_the_original():
+    """Of an image of 300 x 100 the middle third is seen; the grid's cells are 25 pixels wide."""
+    explanation = explain(Pointing((0, 0), (3, 2), (1, 1)), Image.new("RGB", (300, 100)))
+    assert explanation.region == pytest.approx((100, 0, 200, 100))
+    maps = explanation.maps(300, 100)
+    assert maps.shape == (3, 100, 300)
+    for (row, column), weights in zip(((0, 0), (3, 2), (1, 1)), maps, strict=True):
+        y, x = np.unravel_index(weights.argmax(), weights.shape)
+        assert (int(y) // 25, (int(x) - 100) // 25) == (row, column)
+        assert weights.max() == pytest.approx(1, abs=0.3)
+        assert weights[:, :95].max() == weights[:, 205:].max() == 0
+
+
+def test_a_smaller_map_shows_the_same():
+    explanation = explain(Pointing((3, 2)), Image.new("RGB", (300, 100)))
+    (weights,) = explanation.maps(60, 20)
+    y, x = np.unravel_index(weights.argmax(), weights.shape)
+    assert (int(y) // 5, (int(x) - 20) // 5) == (3, 2)
+
+
+def test_a_panel_shows_colour_where_it_looked_and_grey_elsewhere():
+    image = Image.new("RGB", (300, 100), "red")
+    drawn = np.asarray(explain(Pointing((0, 0), (3, 3), (0, 0)), image).draw(), int)
+    colourful = (drawn.max(2) - drawn.min(2)) > 150
+    # Three panels of 224 x 75 with margins of 8: the image, and two words (the end is left out).
+    assert drawn.shape[1] == 3 * 232 + 8
+    panels = [colourful[:, 8 + at * 232 : 232 + at * 232] for at in range(3)]
+    assert panels[0].sum() == 224 * 75
+    for panel, (low, high) in zip(panels[1:], ((60, 110), (115, 160)), strict=True):
+        y, x = np.nonzero(panel)
+        assert 100 < len(x) < 224 * 75 / 8
+        assert low < x.mean() < high
+
+
+def test_the_embedded_model_looks_at_what_it_names():
+    captioner = load(embedded_path(), device="cpu")
+    for scene in samples(TEST + 3, 5):
+        explanation = explain(captioner, render(scene))
+        first = parse(explanation.caption.text).first
+        (thing,) = (thing for thing in scene.objects if thing.attributes == first)
+        shape = explanation.caption.tokens.index(thing.shape)
+        weights = explanation.maps(100, 100)[shape]
+        y, x = np.unravel_index(weights.argmax(), weights.shape)
+        assert abs(x / 100 - thing.x) < 0.15
+        assert abs(y / 100 - thing.y) < 0.15
+
+
+def test_a_model_that_does_not_tell_where_it_looked():
+    with pytest.raises(NoAttentionError, match="model pointing@1 does not tell"):
+        explain(Pointing(), Image.new("RGB", (40, 40)))
