@@ -68,7 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--attention", default="additive", help="kind of attention")
     parser.add_argument("--batch_size", type=int, default=32, help="images at once")
-    parser.add_argument("--rounds", type=int, default=5, help="times each is measured")
+    parser.add_argument("--rounds", type=int, default=7, help="times each is measured")
     parser.add_argument("--seed", type=int, default=0, help="of weights and features")
     options = parser.parse_args()
     torch.manual_seed(options.seed)

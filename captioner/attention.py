@@ -162,14 +162,25 @@ _KINDS: dict[str, type[Attention]] = {
 
 
 def attention_of_kind(
-    kind: AttentionKind, *, query_size: int, value_size: int, attention_size: int, heads: int = 1
+    kind: AttentionKind,
+    *,
+    query_size: int,
+    value_size: int,
+    attention_size: int,
+    heads: int = 1,
+    output_size: int | None = None,
 ) -> Attention:
-    """Make attention of a kind; ``heads`` matters to multi-head attention only."""
+    """Make attention of a kind.
+
+    ``heads`` and ``output_size`` matter to multi-head attention only; the context of the others
+    is a mean of what they look at, as it is.
+    """
     if kind == "multi_head":
         return MultiHeadAttention(
             query_size=query_size,
             value_size=value_size,
             attention_size=attention_size,
             heads=heads,
+            output_size=output_size,
         )
     return _KINDS[kind](query_size=query_size, value_size=value_size, attention_size=attention_size)

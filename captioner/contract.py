@@ -25,7 +25,8 @@ class DecodingConfig:
         strategy: how tokens are chosen; ``greedy`` takes the most probable one, ``beam`` searches
             for the most probable caption, ``sample`` draws by probability.
         max_length: most tokens in a caption, the end-of-sequence token included.
-        min_length: least tokens before the end-of-sequence token.
+        min_length: least tokens before the end-of-sequence token; fewer where the other rules
+            leave nothing to say.
         beam_size: captions that a search follows at once.
         length_penalty: a search divides log-probabilities by ``length ** length_penalty``; 0
             prefers short captions, 1 takes the mean of a token (1609.08144 lies between).
@@ -35,7 +36,7 @@ class DecodingConfig:
             (1904.09751).
         seed: of sampling; each image draws numbers of its own, by its pixels.
         no_repeat_ngram: no sequence of so many tokens comes twice; 0 allows all.
-        forbidden_words: words that no caption may hold.
+        forbidden_words: words, or phrases, that no caption may hold; kept in order, each once.
         precision: what was asked for, never what the device made of it.
         draft: decode JPEG at a reduced scale, which is quicker and changes pixels a little.
     """
@@ -64,8 +65,14 @@ class DecodingConfig:
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f"{name} is {value!r}; use one of {', '.join(known)}")
         for name, (least, most) in _RANGES.items():
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; use {least} to {most}")
+            value, kind = getattr(self, name), type(least)
+            if not isinstance(value, int | kind) or not least <= value <= most:
+                raise ValueError(f"{name} is {value!r}; use {least} to {most}")
+            object.__setattr__(self, name, kind(value))
+        words = self.forbidden_words
+        if isinstance(words, str) or not all(isinstance(w, str) and w.strip() for w in words):
+            raise ValueError(f"forbidden_words is {words!r}; use several words, none of them empty")
+        object.__setattr__(self, "forbidden_words", tuple(sorted(set(words))))
         if self.min_length >= self.max_length:
             raise ValueError(
                 f"min_length ({self.min_length}) must be less than max_length ({self.max_length})"
@@ -75,9 +82,9 @@ class DecodingConfig:
     def id(self) -> str:
         """A short hash: the ``decoding`` column.
 
-        What the strategy does not look at, or is as it would be by itself, is left out: two
-        configurations that give the same captions share an id, and an option that is added later
-        changes none. So a default, once released, must stay what it is.
+        What the strategy does not look at, or is as it would be by itself, is left out: it changes
+        no caption, so it changes no id, and neither does an option that is added later. So a
+        default, once released, must stay what it is.
         """
         unused = {name for strategy in OF_STRATEGY for name in OF_STRATEGY[strategy]}
         unused -= set(OF_STRATEGY.get(self.strategy, ()))

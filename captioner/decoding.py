@@ -9,6 +9,7 @@ a caption like any other.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from captioner.contract import DecodingConfig
 from captioner.decoders import Decoder, State
 
 _NEVER = float("-inf")
+_UNLIKELY = -1e4
+"""Stands for a log-probability of minus infinity where one is to be counted with."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,17 @@ class Words:
     start: int
     end: int
     forbidden: tuple[tuple[int, ...], ...] = ()
+
+    @cached_property
+    def never(self) -> tuple[int, ...]:
+        """The tokens that are forbidden by themselves."""
+        return tuple(sequence[0] for sequence in self.forbidden if len(sequence) == 1)
+
+    @cached_property
+    def phrases(self) -> tuple[tuple[list[int], int], ...]:
+        """Longer forbidden sequences: what comes before the last token, and that."""
+        longer = (sequence for sequence in self.forbidden if len(sequence) > 1)
+        return tuple((list(sequence[:-1]), sequence[-1]) for sequence in longer)
 
 
 @dataclass
@@ -83,6 +97,7 @@ def decode(
 
     Raises:
         ValueError: if sampling lacks a seed for each image.
+        FloatingPointError: if the model gives something that is no number.
     """
     if not len(memory):
         return []
@@ -117,9 +132,18 @@ class _Distribution:
 
     @classmethod
     def of(cls, logits: Tensor) -> "_Distribution":
-        """Read logits [r x v], whatever their precision."""
+        """Read logits [r x v], whatever their precision.
+
+        Raises:
+            FloatingPointError: if they are no distribution.
+        """
         logprobs = logits.float().log_softmax(1)
-        entropies = -(logprobs.exp() * logprobs.clamp_min(-1e4)).sum(1)
+        entropies = -(logprobs.exp() * logprobs.clamp_min(_UNLIKELY)).sum(1)
+        if entropies.isnan().any():
+            raise FloatingPointError(
+                "the model gave no probabilities (not a number); if it runs in half precision, "
+                "use float32"
+            )
         best, tokens = logprobs.topk(2, 1)
         return cls(logprobs, entropies, best, tokens[:, 0])
 
@@ -159,12 +183,13 @@ def _allowed(
     A row to which everything is forbidden may end.
     """
     banned = [_banned(history, config, words) for history in said]
-    if not any(banned):
+    if not words.never and not any(banned):
         return logprobs
-    own_ends = logprobs[:, words.end]
+    own_ends = logprobs[:, words.end].clamp_min(_UNLIKELY)
     logprobs = logprobs.clone()
-    row = torch.tensor([i for i, tokens in enumerate(banned) for _ in tokens])
-    column = torch.tensor([token for tokens in banned for token in tokens])
+    logprobs[:, list(words.never)] = _NEVER
+    row = torch.tensor([i for i, tokens in enumerate(banned) for _ in tokens], dtype=torch.long)
+    column = torch.tensor([token for tokens in banned for token in tokens], dtype=torch.long)
     logprobs[row.to(logprobs.device), column.to(logprobs.device)] = _NEVER
     stuck = logprobs.amax(1) == _NEVER
     logprobs[stuck, words.end] = own_ends[stuck]
@@ -174,9 +199,8 @@ def _allowed(
 def _banned(said: Sequence[int], config: DecodingConfig, words: Words) -> set[int]:
     """Return the tokens that may not come next."""
     banned = {words.end} if len(said) < config.min_length else set[int]()
-    for sequence in words.forbidden:
-        *before, last = sequence
-        if not before or list(said[-len(before) :]) == before:
+    for before, last in words.phrases:
+        if list(said[-len(before) :]) == before:
             banned.add(last)
     n = config.no_repeat_ngram
     if n and len(said) >= n - 1:

@@ -1,6 +1,7 @@
 """The attention captioner: an encoder, a decoder that attends to it, and the words."""
 
 import hashlib
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from captioner.decoders import (
 from captioner.decoding import Decoded, Words, decode
 from captioner.encoders import GridEncoder, GridEncoderConfig
 from captioner.tokenizer import WordTokenizer
+
+logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -87,9 +90,15 @@ class AttentionCaptioner:
         self._decoding = decoding or DecodingConfig()
         self._device = torch.device(device)
         self.tokenizer = tokenizer
-        self._words = Words(
-            tokenizer.start, tokenizer.end, tokenizer.sequences(self._decoding.forbidden_words)
-        )
+        forbidden = tokenizer.sequences(self._decoding.forbidden_words)
+        if len(forbidden) < len(self._decoding.forbidden_words):
+            logger.warning(
+                "%d of the %d forbidden words are unknown to model %s: it cannot say them anyway",
+                len(self._decoding.forbidden_words) - len(forbidden),
+                len(self._decoding.forbidden_words),
+                model_id,
+            )
+        self._words = Words(tokenizer.start, tokenizer.end, forbidden)
         self.model = model.to(self._device, _DTYPES[self._decoding.precision])
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval()

@@ -17,7 +17,7 @@ class WordTokenizer:
         """Wrap a tokenizer.
 
         Raises:
-            ValueError: if it lacks one of the special tokens.
+            ValueError: if it lacks one of the special tokens, or its numbers have gaps.
         """
         ids: list[int] = []
         for token in _SPECIAL:
@@ -25,6 +25,11 @@ class WordTokenizer:
             if number is None:
                 raise ValueError(f"the tokenizer has no {token}")
             ids.append(number)
+        numbers = set(tokenizer.get_vocab().values())
+        if numbers != set(range(tokenizer.get_vocab_size())):
+            raise ValueError(
+                f"the numbers of its {len(numbers)} tokens, up to {max(numbers)}, have gaps"
+            )
         self.pad, self.start, self.end, self.unknown = ids
         self._tokenizer = tokenizer
 
@@ -57,12 +62,14 @@ class WordTokenizer:
         return [item.ids for item in encoded]
 
     def sequences(self, words: Sequence[str]) -> tuple[tuple[int, ...], ...]:
-        """Turn words, or phrases, into numbers each; what the tokenizer does not know is left out.
+        """Turn words, or phrases, into numbers each.
 
-        A word that it does not know is one that it cannot say.
+        Left out is what is no text: special tokens, and words that the tokenizer does not know,
+        which no caption can hold.
         """
         encoded = self.encode(words) if words else []
-        return tuple(tuple(ids) for ids in encoded if ids and self.unknown not in ids)
+        special = {self.pad, self.start, self.end, self.unknown}
+        return tuple(tuple(ids) for ids in encoded if ids and special.isdisjoint(ids))
 
     def word(self, number: int) -> str:
         """Return the token of a number."""

@@ -64,8 +64,6 @@ def decoding_config(args: argparse.Namespace) -> DecodingConfig:
     """
     names = [field.name for field in fields(DecodingConfig)]
     given = {name: value for name, value in vars(args).items() if name in names}
-    if "forbidden_words" in given:
-        given["forbidden_words"] = tuple(sorted(set(given["forbidden_words"])))
     try:
         config = DecodingConfig(**given)
     except ValueError as error:

@@ -203,7 +203,7 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     )
     for name, kind, metavar, text in (
         ("max_length", int, "N", "most tokens in a caption"),
-        ("min_length", int, "N", "fewest tokens in a caption"),
+        ("min_length", int, "N", "fewest tokens before the one that ends a caption"),
         ("beam_size", int, "N", "captions that --strategy beam follows at once"),
         (
             "length_penalty",

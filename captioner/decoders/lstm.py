@@ -119,6 +119,7 @@ class LSTMDecoder(nn.Module):
             value_size=feature_size,
             attention_size=config.attention_size,
             heads=config.heads,
+            output_size=self._seen_size,
         )
         self.first_hidden = nn.Linear(feature_size, config.layers * hidden)
         self.first_cell = nn.Linear(feature_size, config.layers * hidden)

@@ -3,7 +3,8 @@
 A caption names two objects by size, texture, colour and shape, and how the first lies to the
 second: ``a large striped red circle is to the left of a small solid blue square``. Some also
 count: ``four objects with a large ...``. All but one speak of the two objects that are seen best;
-that one begins with ``there is also``, so that one knows where to look.
+that one begins with ``there is also`` and speaks of another pair, or where no other lies clearly to
+each other, of the same two the other way round.
 The grammar says only what holds by a clear margin; the judge asks only whether it holds.
 """
 
@@ -45,7 +46,7 @@ TEMPLATES = (
 )
 OTHER_TEMPLATE = "there is also {first} {relation} {second}"
 CAPTIONS_A_SCENE = len(TEMPLATES) + 1
-"""One by each template of the two objects that are seen best, and one of another pair."""
+"""One by each template of the two objects that are seen best, and one ``there is also``."""
 
 _Option = TypeVar("_Option")
 

@@ -27,12 +27,16 @@ logger = logging.getLogger("captioner.training")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Render scenes, train on them, and save the model after each pass."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.decoder == "transformer" and options.attention not in (None, "multi_head"):
+        parser.error(f"--attention {options.attention}: a Transformer's is multi_head")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     began = time.monotonic()
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     device = torch.device(choose_device(options.device))
+    precision = options.precision or _fastest_precision(device)
     tokenizer = scene_tokenizer(TRAINING)
     encoder = GridEncoderConfig()
     data = render_scenes(
@@ -69,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         seed=options.seed,
         learning_rate=options.learning_rate,
         attention_weight=options.attention_weight,
-        precision=options.precision or _fastest_precision(device),
+        precision=precision,
     )
     train(
         model,
@@ -96,17 +100,17 @@ def _decoder(
         return TransformerDecoderConfig(
             vocabulary_size=vocabulary_size, width=128, layers=2, feedforward_size=512
         )
-    heads = 4 if options.attention == "multi_head" else 1
-    return LSTMDecoderConfig(
-        vocabulary_size=vocabulary_size, attention=options.attention, heads=heads
-    )
+    attention: AttentionKind = options.attention or "additive"
+    heads = 4 if attention == "multi_head" else 1
+    return LSTMDecoderConfig(vocabulary_size=vocabulary_size, attention=attention, heads=heads)
 
 
 def _fastest_precision(device: torch.device) -> Precision:
     """bfloat16 where there are instructions for it; elsewhere it is slower than float32."""
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    abilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    asked = getattr(torch.cpu, "get_capabilities", dict)  # Newer than the oldest that will do.
+    abilities: dict[str, bool] = asked() if device.type == "cpu" else {}
     return "bfloat16" if abilities.get("avx512_bf16") or abilities.get("amx_bf16") else "float32"
 
 
@@ -122,8 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--attention",
         choices=get_args(AttentionKind),
-        default="additive",
-        help="of the LSTM; a Transformer's is multi-head",
+        help="of the LSTM (default: additive); a Transformer's is multi_head",
     )
     parser.add_argument("--scenes", type=int, default=50_000, help="how many to train on")
     parser.add_argument("--validation", type=int, default=500, help="scenes to score on")

@@ -36,8 +36,12 @@ def attention_loss(attention: Tensor, objects: Tensor, centres: Tensor, grid: Gr
         grid: height and width of the grid of positions.
     """
     image, step = (objects[:, 1:] >= 0).nonzero(as_tuple=True)
+    if not len(image):
+        return attention.sum() * 0.0
     position = cells(centres[image, objects[image, step + 1]], grid)
-    return -attention[image, step, position].clamp(min=1e-6).log().mean()
+    # The least that is above zero: a higher bound would stop the gradient where it is needed most.
+    least = torch.finfo(torch.float32).tiny
+    return -attention[image, step, position].clamp(min=least).log().mean()
 
 
 def cells(centres: Tensor, grid: Grid) -> Tensor:

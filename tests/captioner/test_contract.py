@@ -15,6 +15,10 @@ class TestDecodingConfig:
             ({"temperature": 0.0}, "temperature is 0.0"),
             ({"temperature": float("nan")}, "temperature is nan"),
             ({"top_p": 1.5}, "top_p is 1.5"),
+            ({"beam_size": 2.5}, "beam_size is 2.5"),
+            ({"min_length": "3"}, "min_length is '3'"),
+            ({"forbidden_words": "red"}, "forbidden_words is 'red'; use several words"),
+            ({"forbidden_words": ("red", " ")}, "none of them empty"),
             ({"min_length": 9, "max_length": 9}, r"min_length \(9\) must be less than max_length"),
         ],
     )
@@ -49,6 +53,13 @@ class TestDecodingConfig:
         plain = DecodingConfig().id
         assert DecodingConfig(beam_size=9, length_penalty=2.0, top_k=5, seed=3).id == plain
         beam = DecodingConfig(strategy="beam")
+        assert DecodingConfig(strategy="beam", length_penalty=1).id == (
+            DecodingConfig(strategy="beam", length_penalty=1.0).id
+        )
+        one, other = (
+            DecodingConfig(forbidden_words=words) for words in (("b", "a"), ("a", "b", "a"))
+        )
+        assert one.id == other.id
         assert DecodingConfig(strategy="beam", temperature=2.0).id == beam.id
 
     def test_ids_of_what_people_have_in_their_outputs_stay(self):

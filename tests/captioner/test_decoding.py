@@ -316,12 +316,23 @@ class TestRules:
         assert found.margins == pytest.approx([(own[4].exp() - own[3].exp()).item()])
 
     @pytest.mark.parametrize("strategy", ["greedy", "beam", "sample"])
-    def test_where_everything_is_forbidden_a_caption_ends(self, strategy):
-        likes = FixedDecoder((0.0, 0.0, -9.0, 5.0))
+    @pytest.mark.parametrize("end", [-9.0, float("-inf")])
+    def test_where_everything_is_forbidden_a_caption_ends(self, strategy, end):
+        likes = FixedDecoder((0.0, 0.0, end, 5.0))
         words = Words(START, END, ((0,), (1,), (3,)))
         config = DecodingConfig(strategy=strategy, min_length=2, max_length=5)
         (found,) = decode(likes, self.MEMORY, config, words, [0])
         assert found.tokens == [END]
+
+
+@pytest.mark.parametrize("strategy", ["greedy", "beam", "sample"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_is_no_distribution_is_an_error(strategy, wrong):
+    """A caption that looks like any other would be worse."""
+    broken = FixedDecoder((0.0, 0.0, 0.0, wrong))
+    config = DecodingConfig(strategy=strategy)
+    with pytest.raises(FloatingPointError, match="not a number.*use float32"):
+        decode(broken, torch.zeros(1, 2, 3), config, WORDS, [0])
 
 
 class TestSampling:

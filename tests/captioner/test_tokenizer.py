@@ -26,12 +26,18 @@ class TestWordTokenizer:
         star, two_words = tokenizer.sequences(["star", "Red circle"])
         assert [tokenizer.word(number) for number in star] == ["star"]
         assert [tokenizer.word(number) for number in two_words] == ["red", "circle"]
-        assert tokenizer.sequences(["zebra", "red zebra", ""]) == ()
+        assert tokenizer.sequences(["zebra", "red zebra", "", "<end>", "star <pad>"]) == ()
 
     def test_json_round_trip(self, tokenizer):
         again = WordTokenizer.from_json(tokenizer.to_json())
         assert again.to_json() == tokenizer.to_json()
         assert again.encode(["a blue star"]) == tokenizer.encode(["a blue star"])
+
+    def test_numbers_with_gaps_are_refused(self):
+        words = {"<pad>": 0, "<start>": 1_000_000, "<end>": 2, "<unknown>": 3}
+        gaps = Tokenizer(models.WordLevel(words, unk_token="<unknown>"))
+        with pytest.raises(ValueError, match="4 tokens, up to 1000000, have gaps"):
+            WordTokenizer(gaps)
 
     def test_a_tokenizer_without_special_tokens_is_refused(self):
         bare = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))

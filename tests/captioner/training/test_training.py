@@ -152,6 +152,19 @@ class TestLosses:
         swapped = attention_loss(looked, torch.tensor([[-1, 1, 0, -1]]), centres, (2, 2))
         torch.testing.assert_close(swapped, -torch.tensor(0.1).log())
 
+    def test_attention_far_off_is_still_taught(self):
+        scores = torch.tensor([[[40.0, 0.0, 0.0, 0.0]]], requires_grad=True)
+        centres, about = torch.tensor([[[0.9, 0.2]]]), torch.tensor([[-1, 0]])
+        attention_loss(scores.softmax(2), about, centres, (2, 2)).backward()
+        assert scores.grad[0, 0].tolist() == pytest.approx([1, -1, 0, 0], abs=1e-6)
+
+    def test_captions_about_no_object_teach_attention_nothing(self):
+        looked = torch.full((1, 2, 4), 0.25, requires_grad=True)
+        loss = attention_loss(looked, torch.full((1, 3), -1), torch.zeros(1, 1, 2), (2, 2))
+        loss.backward()
+        assert loss.item() == 0
+        assert looked.grad.abs().max() == 0
+
     def test_objects_are_looked_for_where_their_centres_are(self):
         naming = ObjectLoss(3, (2, 2), [2, 2])
         with torch.no_grad():
