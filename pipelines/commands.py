@@ -46,14 +46,19 @@ def output_of(text: str) -> Output:
     Raises:
         UsageError: if that is no folder that can be written.
     """
-    refuse_credentials("--output", text)
-    try:
-        uri = storage.absolute_uri(text)
-    except ValueError as error:
-        raise UsageError(f"--output {text!r}: {error}") from error
+    uri = _uri_of("--output", text)
     if uri.partition("://")[0] in ("zip", "tar", "http", "https"):
         raise UsageError(f"--output {redact(text)!r} cannot be written; name a folder or a bucket")
     return Output(uri if uri.endswith("://") else uri.rstrip("/"))
+
+
+def _uri_of(option: str, text: str) -> str:
+    """Return the absolute uri of what a user named; ``UsageError`` if it cannot be one."""
+    refuse_credentials(option, text)
+    try:
+        return storage.absolute_uri(text)
+    except ValueError as error:
+        raise UsageError(f"{option} {redact(text)!r}: {error}") from error
 
 
 def decoding_config(args: argparse.Namespace) -> DecodingConfig:
@@ -155,21 +160,20 @@ def scenes(args: argparse.Namespace) -> int:
 
 def explain_image(args: argparse.Namespace) -> int:
     """Draw an image's caption, each word over what the model looked at."""
-    for option, value in (("IMAGE", args.image), ("--output", args.output)):
-        refuse_credentials(option, value)
+    image, output = _uri_of("IMAGE", args.image), _uri_of("--output", args.output)
     refuse_credentials("--model", args.model)
-    uri = storage.absolute_uri(args.image)
+    decoding = decoding_config(args)
     try:
-        decoded = decode(storage.read_bytes(uri, Limits().max_bytes))
+        decoded = decode(storage.read_bytes(image, Limits().max_bytes))
     except (storage.StorageError, ImageError) as error:
         raise UsageError(f"{redact(args.image)}: {error}") from error
     try:
-        explanation = explain(load(args.model, args.device, decoding_config(args)), decoded.image)
+        explanation = explain(load(args.model, args.device, decoding), decoded.image)
     except NoAttentionError as error:
         raise UsageError(str(error)) from error
     buffer = io.BytesIO()
     explanation.draw().save(buffer, "PNG")
-    storage.write_bytes_atomically(storage.absolute_uri(args.output), buffer.getvalue())
+    storage.write_bytes_atomically(output, buffer.getvalue())
     print(explanation.caption.text)
     print(f"drawn in {redact(args.output)}")
     return EXIT_DONE

@@ -41,6 +41,7 @@ def test_to_and_from_a_bucket(image: Path, gcs_emulator: ObjectStore):
     ("arguments", "said"),
     [
         (["nothing.jpg"], "nothing.jpg"),
+        (["zip://no-archive.zip"], "IMAGE 'zip://no-archive.zip': "),
         ([__file__], "no image: it begins with"),
         (["IMAGE", "--top_k", "3"], "--top_k is for --strategy sample"),
         (["https://user:hunter2@host/a.jpg"], "carries"),
