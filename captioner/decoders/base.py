@@ -1,9 +1,13 @@
 """What the decoding engine asks of a decoder."""
 
-from typing import Protocol, Self, TypeVar
+from typing import Literal, Protocol, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor
+
+Fusion = Literal["attention", "early", "late"]
+"""Where the image joins the words (1708.02043): looked at anew for each word, read as if it were
+the first word, or joined with what was read of the words."""
 
 
 class DecoderState(Protocol):
@@ -52,6 +56,44 @@ def select_images(
     return kept, parts if torch.equal(kept, image) else tuple(part[rows] for part in parts)
 
 
+def captions_an_image(memory: Tensor, tokens: Tensor) -> int:
+    """Return how many captions, [c x t] in all, each image of memory [b x n x f] has.
+
+    Raises:
+        ValueError: if the images cannot have equally many.
+    """
+    images, captions = len(memory), len(tokens)
+    if not images or captions % images:
+        raise ValueError(
+            f"there are {captions} captions of {images} images; give each image equally many"
+        )
+    return captions // images
+
+
+def start_captions(decoder: Decoder[State], memory: Tensor, tokens: Tensor) -> State:
+    """Begin several captions of each image.
+
+    What depends on the image alone is computed once an image.
+
+    Args:
+        decoder: what begins them.
+        memory: what the encoder saw, [b x positions x features].
+        tokens: of all captions, those of one image one after another, [c x t].
+
+    Returns:
+        A state of c rows.
+
+    Raises:
+        ValueError: if the images cannot have equally many.
+    """
+    each = captions_an_image(memory, tokens)
+    state = decoder.start(memory)
+    if each == 1:
+        return state
+    rows = torch.arange(len(memory), device=memory.device).repeat_interleave(each)
+    return decoder.select(state, rows)
+
+
 def check_range(config: object, name: str, least: float, most: float) -> None:
     """Check a value of a configuration.
 
@@ -61,3 +103,19 @@ def check_range(config: object, name: str, least: float, most: float) -> None:
     value = getattr(config, name)
     if not least <= value <= most:
         raise ValueError(f"{name} is {value}; use {least} to {most}")
+
+
+def check_choice(config: object, name: str, kind: object) -> None:
+    """Check a value of a configuration that is one of few words.
+
+    Args:
+        config: the configuration.
+        name: of the value.
+        kind: the ``Literal`` of those words.
+
+    Raises:
+        ValueError: if it is another.
+    """
+    value, known = getattr(config, name), get_args(kind)
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}; use one of {', '.join(known)}")

@@ -1,18 +1,24 @@
 """The LSTM decoder."""
 
-from dataclasses import dataclass, replace
-from typing import get_args
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor, nn
 
 from captioner.attention import AttentionKind, attention_of_kind
-from captioner.decoders.base import check_range, select_images
+from captioner.decoders.base import (
+    Fusion,
+    captions_an_image,
+    check_choice,
+    check_range,
+    select_images,
+)
+from captioner.decoders.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class LSTMDecoderConfig:
-    """An LSTM that attends.
+    """An LSTM.
 
     Attributes:
         vocabulary_size: tokens that it may say.
@@ -24,16 +30,26 @@ class LSTMDecoderConfig:
         heads: of multi-head attention; the other kinds have one.
         dropout: share of the output features, and of what passes between layers, dropped in
             training.
+        embedding_dropout: share of the numbers of the words read dropped in training.
+        memory_dropout: share of the image's features dropped in training; with attention not of
+            those that say where a position lies.
+        tied: whether words are compared by what they are read as, with no weights of their own
+            (1608.05859).
+        fusion: where the image joins the words; early and late know no attention.
     """
 
     vocabulary_size: int
-    embedding_size: int = 96
-    hidden_size: int = 256
+    embedding_size: int = 256
+    hidden_size: int = 512
     layers: int = 1
     attention: AttentionKind = "additive"
-    attention_size: int = 128
+    attention_size: int = 256
     heads: int = 1
-    dropout: float = 0.1
+    dropout: float = 0.4
+    embedding_dropout: float = 0.2
+    memory_dropout: float = 0.0
+    tied: bool = False
+    fusion: Fusion = "attention"
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -45,16 +61,27 @@ class LSTMDecoderConfig:
         for name in ("embedding_size", "hidden_size", "attention_size"):
             check_range(self, name, 1, 8192)
         check_range(self, "layers", 1, 16)
-        check_range(self, "dropout", 0, 0.95)
-        kinds = get_args(AttentionKind)
-        if self.attention not in kinds:
-            raise ValueError(f"attention is {self.attention!r}; use one of {', '.join(kinds)}")
+        for name in ("dropout", "embedding_dropout", "memory_dropout"):
+            check_range(self, name, 0, 0.95)
+        check_choice(self, "fusion", Fusion)
+        check_choice(self, "attention", AttentionKind)
+        if self.fusion != "attention":
+            self._check_no_attention()
         if self.attention != "multi_head" and self.heads != 1:
             raise ValueError(f"heads is {self.heads}, but {self.attention} attention has one")
         if self.heads < 1 or self.attention_size % self.heads:
             raise ValueError(
                 f"attention_size ({self.attention_size}) must be divisible by heads ({self.heads})"
             )
+
+    def _check_no_attention(self) -> None:
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in ("attention", "attention_size"):
+            if (value := getattr(self, name)) != defaults[name]:
+                raise ValueError(
+                    f"{name} is {value!r}, but with {self.fusion} fusion there is no attention; "
+                    "leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -131,15 +158,21 @@ class LSTMDecoder(nn.Module):
         self.output_hidden = nn.Linear(hidden, embedding)
         self.output_context = nn.Linear(feature_size, embedding, bias=False)
         self.dropout = nn.Dropout(config.dropout)
-        self.vocabulary = nn.Linear(embedding, config.vocabulary_size)
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        self.memory_dropout = nn.Dropout(config.memory_dropout)
+        self.vocabulary = Vocabulary(embedding, config.vocabulary_size, tied=config.tied)
+        if config.tied:  # Words are compared by it, so that it must not be large.
+            nn.init.normal_(self.embedding.weight, std=embedding**-0.5)
 
     def start(self, memory: Tensor) -> LSTMState:
         """Begin captions of the images of memory [b x n x f]."""
+        seen, places = memory.tensor_split((self._seen_size,), 2)
+        memory = torch.cat((self.memory_dropout(seen), places), 2)
         mean = memory.mean(1)
         count = len(self.cells)
         return LSTMState(
             torch.arange(len(memory), device=memory.device),
-            memory[:, :, self._seen_size :],
+            places,
             *self.attention.project(memory),
             torch.tanh(self.first_hidden(mean)).chunk(count, 1),
             torch.tanh(self.first_cell(mean)).chunk(count, 1),
@@ -147,7 +180,7 @@ class LSTMDecoder(nn.Module):
 
     def step(self, tokens: Tensor, state: LSTMState) -> tuple[Tensor, LSTMState]:
         """Read the last tokens [b] and return logits [b x vocabulary] and the next state."""
-        words = self.embedding(tokens)
+        words = self.embedding_dropout(self.embedding(tokens))
         state, context, _ = self._advance(words, state)
         return self._logits(words, state.hidden[-1], context), state
 
@@ -156,13 +189,26 @@ class LSTMDecoder(nn.Module):
         return state.select(rows)
 
     def forward(self, memory: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Read whole captions [b x t] (teacher forcing).
+        """Read whole captions (teacher forcing).
+
+        Args:
+            memory: [b x positions x f].
+            tokens: of as many captions of each image, one image's after another's, [c x t].
 
         Returns:
-            Logits [b x t x vocabulary], and where each step looked, [b x t x positions].
+            Logits [c x t x vocabulary], and where each step looked, [c x t x positions].
+
+        Raises:
+            ValueError: if c is not a multiple of b.
         """
-        words = self.embedding(tokens)  # (b, t, e)
+        words = self.embedding_dropout(self.embedding(tokens))  # (c, t, e)
+        each = captions_an_image(memory, tokens)
         state = self.start(memory)
+        state = replace(
+            state,
+            hidden=tuple(layer.repeat_interleave(each, 0) for layer in state.hidden),
+            cell=tuple(layer.repeat_interleave(each, 0) for layer in state.cell),
+        )
         hidden, contexts, looked = [], [], []
         for word in words.unbind(1):
             state, context, weights = self._advance(word, state)
@@ -173,24 +219,30 @@ class LSTMDecoder(nn.Module):
         return logits, torch.stack(looked, 1)
 
     def _advance(self, words: Tensor, state: LSTMState) -> tuple[LSTMState, Tensor, Tensor]:
-        """Read words [b x e]: the next state, the context [b x f], the attention [b x n]."""
+        """Read words [c x e]: the next state, the context [c x f], the attention [c x n].
+
+        In training an image's captions ask it together, which needs no copies of its keys.
+        """
         top = state.hidden[-1]
-        query = torch.cat((top, words), 1).unsqueeze(1)
-        context, weights = self.attention(query, state.keys, state.values)
-        seen = torch.sigmoid(self.gate(top)) * context[:, 0, : self._seen_size]
-        context = torch.cat((seen, (weights @ state.places)[:, 0]), 1)
+        query = torch.cat((top, words), 1)
+        asked = query.view(len(state.keys), -1, query.shape[1])  # (b, c / b, q)
+        found, weights = self.attention(asked, state.keys, state.values)
+        where = (weights @ state.places).flatten(0, 1)
+        found, weights = found.flatten(0, 1), weights.flatten(0, 1)
+        seen = torch.sigmoid(self.gate(top)) * found[:, : self._seen_size]
+        context = torch.cat((seen, where), 1)
         read = torch.cat((words, context), 1)
-        hidden, cell = [], []
+        hidden: list[Tensor] = []
+        cell: list[Tensor] = []
         for layer, last in zip(self.cells, zip(state.hidden, state.cell, strict=True), strict=True):
+            read = self.dropout(hidden[-1]) if hidden else read
             new_hidden, new_cell = layer(read, last)
             hidden.append(new_hidden)
             cell.append(new_cell)
-            read = self.dropout(new_hidden)
-        weights = weights[:, 0]
         after = replace(state, hidden=tuple(hidden), cell=tuple(cell), attention=weights)
         return after, context, weights
 
     def _logits(self, words: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
         output = torch.tanh(words + self.output_hidden(hidden) + self.output_context(context))
-        logits: Tensor = self.vocabulary(self.dropout(output))
+        logits: Tensor = self.vocabulary(self.dropout(output), self.embedding.weight)
         return logits

@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from captioner.attention import MultiHeadAttention
-from captioner.decoders.base import check_range, select_images
+from captioner.decoders.base import (
+    Fusion,
+    check_choice,
+    check_range,
+    select_images,
+    start_captions,
+)
+from captioner.decoders.vocabulary import Vocabulary
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -26,6 +33,9 @@ class TransformerDecoderConfig:
         heads: of both kinds of attention.
         feedforward_size: numbers inside the feed-forward network.
         dropout: share dropped, in training, of what each part adds.
+        tied: whether words are compared by what they are read as, with no weights of their own
+            (1608.05859).
+        fusion: where the image joins the words; early and late know no attention to it.
     """
 
     vocabulary_size: int
@@ -34,6 +44,8 @@ class TransformerDecoderConfig:
     heads: int = 4
     feedforward_size: int = 1024
     dropout: float = 0.1
+    tied: bool = False
+    fusion: Fusion = "attention"
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -46,6 +58,7 @@ class TransformerDecoderConfig:
             check_range(self, name, 1, 65_536)
         check_range(self, "layers", 1, 64)
         check_range(self, "dropout", 0, 0.95)
+        check_choice(self, "fusion", Fusion)
         if self.width % (2 * self.heads):
             raise ValueError(f"width ({self.width}) must be divisible by 2 x heads ({self.heads})")
 
@@ -91,7 +104,7 @@ class TransformerDecoder(nn.Module):
         layers = [_Layer(config, feature_size) for _ in range(config.layers)]
         self.layers: Sequence[_Layer] = nn.ModuleList(layers)  # type: ignore[assignment]
         self.norm = nn.LayerNorm(config.width)
-        self.vocabulary = nn.Linear(config.width, config.vocabulary_size)
+        self.vocabulary = Vocabulary(config.width, config.vocabulary_size, tied=config.tied)
         nn.init.normal_(self.embedding.weight, std=config.width**-0.5)
 
     def start(self, memory: Tensor) -> TransformerState:
@@ -113,12 +126,19 @@ class TransformerDecoder(nn.Module):
         return state.select(rows)
 
     def forward(self, memory: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Read whole captions [b x t] (teacher forcing).
+        """Read whole captions (teacher forcing).
+
+        Args:
+            memory: [b x positions x f].
+            tokens: of as many captions of each image, one image's after another's, [c x t].
 
         Returns:
-            Logits [b x t x vocabulary], and where each step looked, [b x t x positions].
+            Logits [c x t x vocabulary], and where each step looked, [c x t x positions].
+
+        Raises:
+            ValueError: if c is not a multiple of b.
         """
-        logits, attention, _ = self._read(tokens, self.start(memory))
+        logits, attention, _ = self._read(tokens, start_captions(self, memory, tokens))
         return logits, attention
 
     def _read(
@@ -128,52 +148,76 @@ class TransformerDecoder(nn.Module):
         before, count = state.words[0][0].shape[1], tokens.shape[1]
         words = self.embedding(tokens) * self.embedding.embedding_dim**0.5
         words = self.dropout(words + sinusoids(before, count, words))
-        sees = torch.ones(count, before + count, dtype=torch.bool, device=tokens.device)
-        sees = sees.tril(before).expand(len(tokens), -1, -1)
+        sees = sees_before(before, words)
         read = []
         for layer, seen, past in zip(self.layers, state.seen, state.words, strict=True):
-            words, past, attention = layer(words, seen, past, sees)
-            read.append(past)
-        logits: Tensor = self.vocabulary(self.norm(words))
+            words, known = layer.recalled(words, past, sees)
+            words, attention = layer.looked(words, seen)
+            words = layer.thought(words)
+            read.append(known)
+        logits: Tensor = self.vocabulary(self.norm(words), self.embedding.weight)
         return logits, attention, tuple(read)
 
 
-class _Layer(nn.Module):
-    """Self-attention, attention to the image, feed-forward; each adds to what came in."""
+class WordLayer(nn.Module):
+    """Self-attention and feed-forward; each adds to what came in."""
 
-    def __init__(self, config: TransformerDecoderConfig, feature_size: int) -> None:
+    def __init__(self, config: TransformerDecoderConfig, norms: int = 2) -> None:
         super().__init__()
         width = config.width
         self.recall = MultiHeadAttention(
             query_size=width, value_size=width, attention_size=width, heads=config.heads
         )
-        self.look = MultiHeadAttention(
-            query_size=width,
-            value_size=feature_size,
-            attention_size=width,
-            heads=config.heads,
-            output_size=width,
-        )
         self.widen = nn.Linear(width, config.feedforward_size)
         self.narrow = nn.Linear(config.feedforward_size, width)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(norms))
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, words: Tensor, image: KeysValues, past: KeysValues, sees: Tensor
-    ) -> tuple[Tensor, KeysValues, Tensor]:
-        """Return words [b x t x w], keys and values of all words, attention [b x t x n]."""
-        before_recall, before_look, before_feedforward = self.norms
-        normed = before_recall(words)
+    def recalled(self, words: Tensor, past: KeysValues, sees: Tensor) -> tuple[Tensor, KeysValues]:
+        """Add what words [c x t x w] find in those before; keys and values of all of them."""
+        normed = self.norms[0](words)
         keys, values = (
             torch.cat((old, new), 1)
             for old, new in zip(past, self.recall.project(normed), strict=True)
         )
-        words = words + self.dropout(self.recall(normed, keys, values, sees)[0])
-        seen, attention = self.look(before_look(words), *image)
-        words = words + self.dropout(seen)
-        inner = functional.gelu(self.widen(before_feedforward(words)))
-        return words + self.dropout(self.narrow(inner)), (keys, values), attention
+        return words + self.dropout(self.recall(normed, keys, values, sees)[0]), (keys, values)
+
+    def thought(self, words: Tensor) -> Tensor:
+        """Add what the feed-forward network makes of words [c x t x w]."""
+        inner = functional.gelu(self.widen(self.norms[-1](words)))
+        after: Tensor = words + self.dropout(self.narrow(inner))
+        return after
+
+
+class _Layer(WordLayer):
+    """Between the two, attention to the image."""
+
+    def __init__(self, config: TransformerDecoderConfig, feature_size: int) -> None:
+        super().__init__(config, norms=3)
+        self.look = MultiHeadAttention(
+            query_size=config.width,
+            value_size=feature_size,
+            attention_size=config.width,
+            heads=config.heads,
+            output_size=config.width,
+        )
+
+    def looked(self, words: Tensor, image: KeysValues) -> tuple[Tensor, Tensor]:
+        """Add what words [c x t x w] find in the image; where they look, [c x t x n]."""
+        seen, attention = self.look(self.norms[1](words), *image)
+        return words + self.dropout(seen), attention
+
+
+def sees_before(before: int, words: Tensor) -> Tensor:
+    """Say which words see which: those before and themselves, [c x t x before + t].
+
+    Args:
+        before: how many come before all of them.
+        words: [c x t x w].
+    """
+    rows, count, _ = words.shape
+    sees = torch.ones(count, before + count, dtype=torch.bool, device=words.device)
+    return sees.tril(before).expand(rows, -1, -1)
 
 
 def sinusoids(first: int, count: int, like: Tensor) -> Tensor:

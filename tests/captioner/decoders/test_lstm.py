@@ -94,6 +94,24 @@ def test_the_first_state_comes_from_the_mean_feature():
     assert (moved.hidden[1] - state.hidden[1]).abs().max() > 0.01
 
 
+def test_dropout_of_words_and_image_is_for_training():
+    memory, tokens = torch.randn(4, 5, 6), torch.tensor([[1]] * 4)
+    for changes in ({"embedding_dropout": 0.5}, {"memory_dropout": 0.5}):
+        decoder = made(**changes)
+        first, second = decoder(memory, tokens)[0], decoder(memory, tokens)[0]
+        torch.testing.assert_close(first, second)
+        decoder.train()
+        assert (decoder(memory, tokens)[0] - first).abs().max() > 0.01, changes
+
+
+def test_where_a_position_lies_is_not_dropped():
+    decoder = made(memory_dropout=0.5, place_size=2).train()
+    state = decoder.start(torch.ones(20, 5, 6))
+    assert set(state.values[:, :, :4].unique().tolist()) == {0.0, 2.0}
+    assert (state.values[:, :, 4:] == 1).all()
+    assert (state.places == 1).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -102,7 +120,7 @@ def test_the_first_state_comes_from_the_mean_feature():
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"attention": "hard"}, "attention is 'hard'; use one of additive, dot, scaled_dot, multi"),
         ({"heads": 2}, "heads is 2, but additive attention has one"),
-        ({"attention": "multi_head", "heads": 3}, r"attention_size \(128\) must be divisible by"),
+        ({"attention": "multi_head", "heads": 3}, r"attention_size \(256\) must be divisible by"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
