@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from captioner.checkpoint import choose_device
 from captioner.contract import Captioner, DecodingConfig, ModelLoadError
+from captioner.devices import choose_device
 from captioner.huggingface.captioner import HuggingFaceCaptioner
 from captioner.huggingface.files import (
     CLASSES,
@@ -50,9 +50,12 @@ def load(name_or_path: str, device: str, decoding: DecodingConfig) -> Captioner:
         try:
             model = _model(transformers, kind, folder, decoding)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+            view = View.of(image_settings(folder, name_or_path), model.config)
+        except ModelLoadError:
+            raise
         except Exception as error:  # safetensors and tokenizers have exceptions of their own
-            raise ModelLoadError(cannot_load(name_or_path, str(error))) from error
-        view = View.of(image_settings(folder, name_or_path), model.config)
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelLoadError(cannot_load(name_or_path, reason)) from error
         model_id = f"{kind}@{content_hash(folder)}"
     if where.type == "cuda" and decoding.precision == "float32":
         torch.backends.cuda.matmul.allow_tf32 = False

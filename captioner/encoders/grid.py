@@ -1,10 +1,12 @@
-"""Encoders: pictures to a grid of features, as a sequence (batch, positions, features)."""
+"""The small convolutional encoder of the embedded model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from captioner.encoders.base import Encoder, positions, with_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class GridEncoderConfig:
         return side, side
 
 
-class GridEncoder(nn.Module):
+class GridEncoder(Encoder):
     """A picture [b x 3 x size x size], from 0 to 1, to features [b x positions x f].
 
     Each position's features are what the last stage saw there and where it lies.
@@ -54,6 +56,7 @@ class GridEncoder(nn.Module):
 
     def __init__(self, config: GridEncoderConfig) -> None:
         super().__init__()
+        self.config = config
         self.grid = config.grid
         position = positions(*config.grid)
         self.place_size = position.shape[1]
@@ -73,23 +76,11 @@ class GridEncoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Encode pictures."""
         features: Tensor = self.stages((images - 0.5) * 4)  # (b, width, h, w)
-        features = features.flatten(2).transpose(1, 2)  # (b, positions, width)
-        return torch.cat((features, self.position.expand(len(features), -1, -1)), 2)
+        return with_positions(features.flatten(2).transpose(1, 2), self.position)
 
-
-def positions(height: int, width: int) -> Tensor:
-    """Say where each position of a grid lies, [positions x (2 + height + width)].
-
-    The first two are x and y from -2 to 2, so that an attended mean of them is the place that was
-    looked at; then come row and column, one number for each. They are handed to the decoder as
-    they are: what it says of left and right has little else to go by.
-    """
-    y, x = torch.meshgrid(
-        torch.linspace(-2, 2, height), torch.linspace(-2, 2, width), indexing="ij"
-    )
-    rows = torch.eye(height).repeat_interleave(width, 0)
-    columns = torch.eye(width).repeat(height, 1)
-    return torch.cat((x.reshape(-1, 1), y.reshape(-1, 1), rows, columns), 1)
+    def layers(self) -> Sequence[nn.Module]:
+        """Convolutions and residual blocks."""
+        return [layer for layer in self.stages if not isinstance(layer, nn.ReLU)]
 
 
 class ResidualBlock(nn.Module):
