@@ -1,5 +1,6 @@
 """What the pipeline knows of a captioner: everything that captions fits this protocol."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
@@ -15,6 +16,8 @@ EMBEDDED = "embedded"
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 STRATEGIES = ("greedy", "beam", "sample")
+LANGUAGE_NAME = re.compile("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}")
+"""What a language is called: ``zh``, or ``zh-Hans``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class DecodingConfig:
         seed: of sampling; each image draws numbers of its own, by its pixels.
         no_repeat_ngram: no sequence of so many tokens comes twice; 0 allows all.
         forbidden_words: words, or phrases, that no caption may hold; kept in order, each once.
+        language: of the captions, one that the model knows; empty for the model's first.
         precision: what was asked for, never what the device made of it.
         draft: decode JPEG at a reduced scale, which is quicker and changes pixels a little.
     """
@@ -52,6 +56,7 @@ class DecodingConfig:
     seed: int = 0
     no_repeat_ngram: int = 0
     forbidden_words: tuple[str, ...] = ()
+    language: str = ""
     precision: str = "float32"
     draft: bool = False
 
@@ -73,6 +78,10 @@ class DecodingConfig:
         if isinstance(words, str) or not all(isinstance(w, str) and w.strip() for w in words):
             raise ValueError(f"forbidden_words is {words!r}; use several words, none of them empty")
         object.__setattr__(self, "forbidden_words", tuple(sorted(set(words))))
+        if self.language and not LANGUAGE_NAME.fullmatch(self.language):
+            raise ValueError(
+                f"language is {self.language!r}; use a short name such as zh or zh-Hans"
+            )
         if self.min_length >= self.max_length:
             raise ValueError(
                 f"min_length ({self.min_length}) must be less than max_length ({self.max_length})"

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from captioner.contract import Caption, Captioner, Prepared
+from captioner.fonts import font_for
+from captioner.tokenizer import readable
 
 _PANEL = 224
 _COLUMNS = 6
 _MARGIN = 8
 _LINE = 22
+_TITLE, _WORDS = 17, 14
+"""Sizes of letters, in pixels."""
 _DIMMED = 0.3
 _END = "<end>"
 
@@ -77,7 +81,7 @@ class Explanation:
         )
         for token, logprob, weights in spoken:
             if token != _END:
-                panels.append((f"{token}  {math.exp(logprob):.2f}", _lit(small, weights)))
+                panels.append((f"{readable(token)}  {math.exp(logprob):.2f}", _lit(small, weights)))
         return _sheet(self.caption.text, panels)
 
     def _attention(self) -> npt.NDArray[np.float32]:
@@ -125,16 +129,18 @@ def _sheet(title: str, panels: list[tuple[str, Image.Image]]) -> Image.Image:
     columns = min(_COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     across = columns * (width + _MARGIN) + _MARGIN
-    lines = textwrap.wrap(title, max(20, across // 9)) or [""]
+    font, title = font_for(title, _TITLE)
+    letter = max(9.0, font.getlength(title) / max(1, len(title)))  # Chinese ones are wide.
+    lines = textwrap.wrap(title, max(8, int(across / letter))) or [""]
     top = _MARGIN + len(lines) * _LINE
     sheet = Image.new("RGB", (across, top + rows * (height + _LINE + _MARGIN)), "white")
     draw = ImageDraw.Draw(sheet)
-    bold, plain = ImageFont.load_default(17), ImageFont.load_default(14)
     for number, line in enumerate(lines):
-        draw.text((_MARGIN, _MARGIN + number * _LINE), line, "black", bold)
+        draw.text((_MARGIN, _MARGIN + number * _LINE), line, "black", font)
     for number, (words, panel) in enumerate(panels):
         x = _MARGIN + number % columns * (width + _MARGIN)
         y = top + _MARGIN + number // columns * (height + _LINE + _MARGIN)
         sheet.paste(panel, (x, y))
-        draw.text((x + width / 2, y + height + 2), words, "black", plain, anchor="ma")
+        font, words = font_for(words, _WORDS)
+        draw.text((x + width / 2, y + height + 2), words, "black", font, anchor="ma")
     return sheet

@@ -1,5 +1,6 @@
 """A synthetic world with exact truth: sampler, renderer, grammar and judge."""
 
+from captioner.scenes.combinations import HELD_OUT, samples_with, samples_without
 from captioner.scenes.folder import write_folder
 from captioner.scenes.grammar import Facts, Judgement, captions, judge, parse
 from captioner.scenes.renderer import IMAGE_SIZE, render
@@ -7,6 +8,7 @@ from captioner.scenes.sampler import TEST, TRAINING, VALIDATION, sample, samples
 from captioner.scenes.world import Relation, Scene, SceneObject
 
 __all__ = [
+    "HELD_OUT",
     "IMAGE_SIZE",
     "TEST",
     "TRAINING",
@@ -22,5 +24,7 @@ __all__ = [
     "render",
     "sample",
     "samples",
+    "samples_with",
+    "samples_without",
     "write_folder",
 ]

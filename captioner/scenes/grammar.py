@@ -4,11 +4,10 @@ A caption names two objects by size, texture, colour and shape, and how the firs
 second: ``a large striped red circle is to the left of a small solid blue square``. Some also
 count: ``four objects with a large ...``. All but one speak of the two objects that are seen best;
 that one begins with ``there is also`` and speaks of another pair, or where no other lies clearly to
-each other, of the same two the other way round.
+each other, of the same two the other way round. Each language says the same of the same scene.
 The grammar says only what holds by a clear margin; the judge asks only whether it holds.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, permutations
@@ -16,41 +15,15 @@ from typing import TypeVar
 
 import numpy as np
 
-from captioner.scenes.world import (
-    CLEARLY_BESIDE,
-    CLEARLY_COVERED,
-    COLOURS,
-    MAX_OBJECTS,
-    MIN_OBJECTS,
-    SHAPES,
-    SIZES,
-    TEXTURES,
-    Relation,
-    Scene,
-)
+from captioner.scenes.languages import ENGLISH, LANGUAGES, Attributes, Language
+from captioner.scenes.world import CLEARLY_BESIDE, CLEARLY_COVERED, Relation, Scene
 
-NUMBERS = ("zero", "one", "two", "three", "four", "five")
-PHRASES: dict[Relation, tuple[str, ...]] = {
-    Relation.LEFT: ("to the left of", "left of"),
-    Relation.RIGHT: ("to the right of", "right of"),
-    Relation.ABOVE: ("above",),
-    Relation.BELOW: ("below",),
-    Relation.FRONT: ("in front of",),
-    Relation.BEHIND: ("behind",),
-}
-TEMPLATES = (
-    "{first} {relation} {second}",
-    "{first} is {relation} {second}",
-    "a picture of {first} {relation} {second}",
-    "{count} objects with {first} {relation} {second}",
-)
-OTHER_TEMPLATE = "there is also {first} {relation} {second}"
-CAPTIONS_A_SCENE = len(TEMPLATES) + 1
+PHRASES = ENGLISH.phrases
+"""How English says each relation."""
+CAPTIONS_A_SCENE = len(ENGLISH.templates) + 1
 """One by each template of the two objects that are seen best, and one ``there is also``."""
 
 _Option = TypeVar("_Option")
-
-Attributes = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -69,10 +42,19 @@ class Facts:
 
 @dataclass(frozen=True)
 class Description:
-    """A caption and the numbers of the two objects that it speaks of, in order."""
+    """A caption and the two objects that it speaks of, in order.
+
+    Attributes:
+        text: the caption.
+        objects: their numbers.
+        spans: where the text names them: from and to which character, articles left out.
+        relation: where it says how they lie to each other, likewise.
+    """
 
     text: str
     objects: tuple[int, int]
+    spans: tuple[tuple[int, int], tuple[int, int]]
+    relation: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -90,40 +72,59 @@ class Judgement:
     problems: tuple[str, ...] = ()
 
 
-def captions(scene: Scene) -> list[str]:
-    """Write ``CAPTIONS_A_SCENE`` captions, all true, the same ones for the same scene."""
-    return [description.text for description in describe(scene)]
+def captions(scene: Scene, language: str = "en") -> list[str]:
+    """Write ``CAPTIONS_A_SCENE`` captions, all true, the same ones for the same scene.
+
+    Raises:
+        ValueError: if the grammar does not know the language.
+    """
+    return [description.text for description in describe(scene, language)]
 
 
-def describe(scene: Scene) -> list[Description]:
-    """Write the captions of a scene, and tell which objects they speak of."""
+def describe(scene: Scene, language: str = "en") -> list[Description]:
+    """Write the captions of a scene, and tell which objects they speak of.
+
+    Raises:
+        ValueError: if the grammar does not know the language.
+    """
+    if language not in LANGUAGES:
+        raise ValueError(f"language is {language!r}; use one of: {', '.join(LANGUAGES)}")
+    tongue = LANGUAGES[language]
     rng = np.random.default_rng((scene.seed, 2))
     pairs = _clear_pairs(scene)
     other = pairs[int(rng.integers(1, len(pairs)))] if len(pairs) > 1 else pairs[0][::-1]
-    plan = [*((pairs[0], template) for template in TEMPLATES), (other, OTHER_TEMPLATE)]
-    return [Description(_write(scene, pair, template, rng), pair) for pair, template in plan]
+    plan = [
+        *((pairs[0], template) for template in tongue.templates),
+        (other, tongue.other_template),
+    ]
+    return [_write(scene, pair, tongue, template, rng) for pair, template in plan]
 
 
-def parse(caption: str) -> Facts | None:
-    """Read a caption of this grammar; None where it is not one."""
-    found = _CAPTION.fullmatch(" ".join(caption.lower().split()))
-    if found is None:
-        return None
-    count = found["count"]
-    return Facts(
-        first=(found["size1"], found["texture1"], found["colour1"], found["shape1"]),
-        relation=_RELATIONS[found["relation"]],
-        second=(found["size2"], found["texture2"], found["colour2"], found["shape2"]),
-        count=None if count is None else NUMBERS.index(count),
-    )
+def named_first(scene: Scene) -> tuple[int, int]:
+    """Return the two objects that are seen best, which all captions but one speak of."""
+    return _clear_pairs(scene)[0]
 
 
-def judge(caption: str, scene: Scene) -> Judgement:
+def parse(caption: str, language: str | None = None) -> Facts | None:
+    """Read a caption of this grammar, in any of its languages or in one; None if it is not one."""
+    for tongue in LANGUAGES.values() if language is None else (LANGUAGES[language],):
+        if (said := tongue.read(caption)) is not None:
+            first, relation, second, count = said
+            return Facts(first, relation, second, count)
+    return None
+
+
+def judge(caption: str, scene: Scene, language: str | None = None) -> Judgement:
     """Hold a caption against the truth.
 
     Two different objects must have the attributes that it names and lie as it says.
+
+    Args:
+        caption: what was said.
+        scene: the truth.
+        language: that it must be in; any by default.
     """
-    facts = parse(caption)
+    facts = parse(caption, language)
     if facts is None:
         return Judgement(False, 0, ("not a sentence of the grammar",))
     objects = scene.objects
@@ -170,36 +171,33 @@ def _clear_relations(scene: Scene, first: int, second: int) -> list[Relation]:
     ]
 
 
-def _write(scene: Scene, pair: tuple[int, int], template: str, rng: np.random.Generator) -> str:
-    first, second = pair
-    relation = _choose(_clear_relations(scene, first, second), rng)
-    return template.format(
-        first="a " + " ".join(scene.objects[first].attributes),
-        relation=_choose(PHRASES[relation], rng),
-        second="a " + " ".join(scene.objects[second].attributes),
-        count=NUMBERS[len(scene.objects)],
+def _write(
+    scene: Scene,
+    pair: tuple[int, int],
+    language: Language,
+    template: str,
+    rng: np.random.Generator,
+) -> Description:
+    phrases = language.phrases[_choose(_clear_relations(scene, *pair), rng)]
+    phrase = _choose(phrases, rng)
+    first, second = (language.name(scene.objects[index].attributes) for index in pair)
+    text = template.format(
+        first=first,
+        relation=phrase,
+        second=second,
+        count=language.numbers[len(scene.objects)],
+    )
+    start = text.index(first)
+    end = start + len(first)
+    second_start = text.index(second, end)  # The two may go by the same name.
+    phrase_start = text.index(phrase, end)
+    return Description(
+        text,
+        pair,
+        ((start, end), (second_start, second_start + len(second))),
+        (phrase_start, phrase_start + len(phrase)),
     )
 
 
 def _choose(options: Sequence[_Option], rng: np.random.Generator) -> _Option:
     return options[int(rng.integers(len(options)))]
-
-
-_RELATIONS = {phrase: relation for relation, phrases in PHRASES.items() for phrase in phrases}
-
-
-def _one_of(name: str, words: Sequence[str]) -> str:
-    longest_first = sorted(words, key=len, reverse=True)
-    return f"(?P<{name}>{'|'.join(map(re.escape, longest_first))})"
-
-
-def _named(number: int) -> str:
-    attributes = (("size", SIZES), ("texture", TEXTURES), ("colour", COLOURS), ("shape", SHAPES))
-    return "a " + " ".join(_one_of(f"{name}{number}", tuple(words)) for name, words in attributes)
-
-
-_CAPTION = re.compile(
-    rf"(?:there is also |a picture of |"
-    rf"{_one_of('count', NUMBERS[MIN_OBJECTS : MAX_OBJECTS + 1])} objects with )?"
-    rf"{_named(1)} (?:is )?{_one_of('relation', tuple(_RELATIONS))} {_named(2)}"
-)

@@ -1,6 +1,7 @@
 import pytest
 
-from captioner.contract import DecodingConfig
+from captioner.contract import DecodingConfig, ModelLoadError
+from captioner.huggingface import load
 
 
 class TestDecodingConfig:
@@ -19,6 +20,9 @@ class TestDecodingConfig:
             ({"min_length": "3"}, "min_length is '3'"),
             ({"forbidden_words": "red"}, "forbidden_words is 'red'; use several words"),
             ({"forbidden_words": ("red", " ")}, "none of them empty"),
+            ({"language": "<start>"}, "language is '<start>'; use a short name such as zh"),
+            ({"language": "zh "}, "language is 'zh '"),
+            ({"language": "chinese-simplified"}, "language is 'chinese-simplified'"),
             ({"min_length": 9, "max_length": 9}, r"min_length \(9\) must be less than max_length"),
         ],
     )
@@ -37,6 +41,8 @@ class TestDecodingConfig:
                 {"precision": "bfloat16"},
                 {"no_repeat_ngram": 3},
                 {"forbidden_words": ("dog",)},
+                {"language": "zh"},
+                {"language": "zh-Hans"},
                 {"strategy": "beam"},
                 {"strategy": "beam", "beam_size": 4},
                 {"strategy": "beam", "length_penalty": 0.0},
@@ -47,11 +53,12 @@ class TestDecodingConfig:
                 {"strategy": "sample", "top_p": 0.5},
             )
         }
-        assert len(ids) == 15
+        assert len(ids) == 17
 
     def test_what_changes_no_caption_changes_no_id(self):
         plain = DecodingConfig().id
         assert DecodingConfig(beam_size=9, length_penalty=2.0, top_k=5, seed=3).id == plain
+        assert DecodingConfig(language="").id == plain
         beam = DecodingConfig(strategy="beam")
         assert DecodingConfig(strategy="beam", length_penalty=1).id == (
             DecodingConfig(strategy="beam", length_penalty=1.0).id
@@ -66,3 +73,7 @@ class TestDecodingConfig:
         """An id that changes lets every image be captioned anew."""
         assert DecodingConfig().id == "44136fa355b3"
         assert DecodingConfig(precision="bfloat16", draft=True).id == "600ff7bd9458"
+
+    def test_a_model_that_does_not_heed_the_language_refuses_it(self):
+        with pytest.raises(ModelLoadError, match="leave --language out"):
+            load("no/such-model", "cpu", DecodingConfig(language="zh"))

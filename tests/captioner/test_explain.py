@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -5,6 +7,7 @@ from PIL import Image
 from captioner.checkpoint import embedded_path, load
 from captioner.contract import Caption, Geometry, Prepared
 from captioner.explain import NoAttentionError, explain
+from captioner.fonts import font_for
 from captioner.scenes import TEST, parse, render, samples
 
 
@@ -87,3 +90,43 @@ def test_the_embedded_model_looks_at_what_it_names():
 def test_a_model_that_does_not_tell_where_it_looked():
     with pytest.raises(NoAttentionError, match="model pointing@1 does not tell"):
         explain(Pointing(), Image.new("RGB", (40, 40)))
+
+
+class Saying(Pointing):
+    """Says what it is told to."""
+
+    def __init__(self, *tokens: str) -> None:
+        super().__init__(*[(0, 0)] * len(tokens))
+        self.tokens = tokens
+
+    def caption(self, batch: list[Prepared]) -> list[Caption]:
+        (said,) = super().caption(batch)
+        return [replace(said, text="".join(self.tokens), tokens=self.tokens)]
+
+
+def drawn(*tokens: str) -> bytes:
+    return explain(Saying(*tokens), Image.new("RGB", (300, 100))).draw().tobytes()
+
+
+def test_byte_pairs_are_shown_as_words(monkeypatch):
+    shown = []
+
+    def spied(text: str, size: int):
+        shown.append(text)
+        return font_for(text, size)
+
+    monkeypatch.setattr("captioner.explain.font_for", spied)
+    drawn("a", "\u0120dog", "<end>")
+    assert shown[1:] == ["", "a  0.61", "dog  0.61"]
+
+
+def test_letters_that_no_font_has_are_drawn_as_placeholders(monkeypatch):
+    monkeypatch.setattr("captioner.fonts._installed", lambda name, size: None)
+    assert drawn("圆", "形") == drawn("?", "?") != drawn("a", "?")
+
+
+def test_a_long_caption_without_spaces_keeps_within_the_picture():
+    sheet = explain(Saying(*"wi" * 60), Image.new("RGB", (300, 100))).draw()
+    title = np.asarray(sheet.crop((0, 0, sheet.width, 30)).convert("L"))
+    assert (title < 128).any()
+    assert (title[:, -8:] > 128).all()
