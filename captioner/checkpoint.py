@@ -2,35 +2,39 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import fsspec
 import safetensors
 import safetensors.torch
 import torch
+from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from captioner.contract import DecodingConfig, ModelLoadError
-from captioner.decoders import LSTMDecoderConfig, TransformerDecoderConfig
-from captioner.encoders import GridEncoderConfig
+from captioner.decoders import DECODERS
+from captioner.devices import choose_device
+from captioner.encoders import ENCODERS
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
-from captioner.tokenizer import WordTokenizer
+from captioner.tokenizer import CaptionTokenizer
 from schemas.uris import redact
 
 FORMAT_VERSION = 1
 ARCHITECTURE = "attention-captioner"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+CARD = "README.md"
 
 _MAX_BYTES = {CONFIG: 1 << 20, WEIGHTS: 8 << 30, TOKENIZER: 64 << 20}
-_NAME_LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
-_ENCODERS: Mapping[str, type[Any]] = {"grid": GridEncoderConfig}
-_DECODERS: Mapping[str, type[Any]] = {
-    "lstm": LSTMDecoderConfig,
-    "transformer": TransformerDecoderConfig,
-}
+_MARGIN = 100
+"""Weights that a model may make and throw away again while it is built."""
+
+_ENCODERS: Mapping[str, type[Any]] = {name: config for name, (config, _) in ENCODERS.items()}
+_DECODERS: Mapping[str, type[Any]] = {name: config for name, (config, _) in DECODERS.items()}
 
 
 class CheckpointError(ModelLoadError):
@@ -78,7 +82,7 @@ def load(
     )
 
 
-def save(model: CaptionModel, tokenizer: WordTokenizer, path: str) -> None:
+def save(model: CaptionModel, tokenizer: CaptionTokenizer, path: str) -> None:
     """Write a checkpoint's folder.
 
     Args:
@@ -87,7 +91,7 @@ def save(model: CaptionModel, tokenizer: WordTokenizer, path: str) -> None:
         path: the folder, local or on any file system that fsspec knows; made where missing.
     """
     files = {
-        CONFIG: _config_json(model.config, indent=2).encode() + b"\n",
+        CONFIG: json.dumps(_content(model.config), sort_keys=True, indent=2).encode() + b"\n",
         WEIGHTS: _weights_bytes(model),
         TOKENIZER: tokenizer.to_json().encode() + b"\n",
     }
@@ -95,26 +99,6 @@ def save(model: CaptionModel, tokenizer: WordTokenizer, path: str) -> None:
     fs.makedirs(folder, exist_ok=True)
     for name, data in files.items():
         fs.pipe_file(f"{folder.rstrip('/')}/{name}", data)
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn a name into a device that is there.
-
-    Raises:
-        CheckpointError: if it is not there, or no such device is known.
-    """
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        name = next(kind for kind, available in there.items() if available)
-    kind = name.partition(":")[0]
-    if not there.get(kind):
-        known = ", ".join(kind for kind, available in there.items() if available)
-        raise CheckpointError(f"device {name!r} is not there; use auto or one of: {known}")
-    return torch.device(name)
 
 
 def _read(path: str, name: str) -> bytes:
@@ -149,7 +133,7 @@ def _read(path: str, name: str) -> bytes:
 def _parse_config(data: bytes, path: str) -> ModelConfig:
     try:
         config = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: {CONFIG} is not JSON: {error}; save it anew") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path}: {CONFIG} holds no object; save it anew")
@@ -173,16 +157,12 @@ def _parse_config(data: bytes, path: str) -> ModelConfig:
         raise CheckpointError(
             f"{path}: {CONFIG} has the keys {sorted(config)}, not {sorted(known)}; save it anew"
         )
-    name = config["name"]
-    if not isinstance(name, str) or not 1 <= len(name) <= 64 or not _NAME_LETTERS.issuperset(name):
-        raise CheckpointError(
-            f"{path}: name is {name!r}; use 1 to 64 letters, digits and the marks - _ ."
-        )
-    return ModelConfig(
-        name=name,
-        encoder=_parse_part(_ENCODERS, config["encoder"], f"{path}: encoder"),
-        decoder=_parse_part(_DECODERS, config["decoder"], f"{path}: decoder"),
-    )
+    encoder = _parse_part(_ENCODERS, config["encoder"], f"{path}: encoder")
+    decoder = _parse_part(_DECODERS, config["decoder"], f"{path}: decoder")
+    try:
+        return ModelConfig(name=config["name"], encoder=encoder, decoder=decoder)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _parse_part(kinds: Mapping[str, type[Any]], values: Any, what: str) -> Any:
@@ -191,31 +171,41 @@ def _parse_part(kinds: Mapping[str, type[Any]], values: Any, what: str) -> Any:
     if not isinstance(kind, str) or kind not in kinds:
         raise CheckpointError(f"{what}: kind is {kind!r}; those known are {', '.join(kinds)}")
     values = {name: value for name, value in values.items() if name != "kind"}
-    types = {field.name: field.type for field in fields(kinds[kind])}
-    if set(values) != set(types):
-        raise CheckpointError(f"{what} has {sorted(values)}, not {sorted(types)}; save it anew")
+    known = {field.name: field for field in fields(kinds[kind])}
+    needed = {name for name, field in known.items() if not _has_default(field)}
+    if unknown := sorted(set(values) - set(known)):
+        raise CheckpointError(f"{what}: {kind} knows no {unknown[0]!r}; save it anew")
+    if missing := sorted(needed - set(values)):
+        raise CheckpointError(f"{what}: {missing[0]} is missing; save it anew")
     checked: dict[str, Any] = {}
     for name, value in values.items():
-        if types[name] is int:
-            good = type(value) is int
-        elif types[name] is float:
-            good = type(value) in (int, float)
-        elif get_origin(types[name]) is Literal:
-            good = isinstance(value, str)
-        else:
-            good = isinstance(value, list) and all(type(item) is int for item in value)
-        if not good:
+        if not _is_of(known[name].type, value):
             raise CheckpointError(f"{what}: {name} is {value!r}, not of its type; save it anew")
         checked[name] = tuple(value) if isinstance(value, list) else value
     try:
         return kinds[kind](**checked)
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise CheckpointError(f"{what}: {error}") from error
 
 
-def _parse_tokenizer(data: bytes, path: str) -> WordTokenizer:
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
+
+
+def _is_of(kind: Any, value: Any) -> bool:
+    """Whether what JSON holds can be a field of that type."""
+    if kind is float:
+        return type(value) in (int, float)
+    if get_origin(kind) is Literal:
+        return isinstance(value, str)
+    if get_origin(kind) is tuple:
+        return isinstance(value, list) and all(_is_of(get_args(kind)[0], item) for item in value)
+    return type(value) is (get_origin(kind) or kind)
+
+
+def _parse_tokenizer(data: bytes, path: str) -> CaptionTokenizer:
     try:
-        return WordTokenizer.from_json(data.decode())
+        return CaptionTokenizer.from_json(data.decode())
     except Exception as error:  # The tokenizers library raises bare Exception.
         raise CheckpointError(
             f"{path}: {TOKENIZER} cannot be read ({error}); save it anew"
@@ -225,13 +215,16 @@ def _parse_tokenizer(data: bytes, path: str) -> WordTokenizer:
 def _build(config: ModelConfig, data: bytes, path: str) -> CaptionModel:
     try:
         weights = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: of a type torch lacks.
         raise CheckpointError(
             f"{path}: {WEIGHTS} is not a whole safetensors file ({error}); copy or save it anew"
         ) from error
     # Shapes are compared before any memory is taken for the model itself.
-    with torch.device("meta"):
-        model = CaptionModel(config)
+    try:
+        with torch.device("meta"), _at_most(2 * len(weights) + _MARGIN):
+            model = CaptionModel(config)
+    except Exception as error:  # Settings of other libraries' networks fail in many ways.
+        raise CheckpointError(f"{path}: {CONFIG} makes no model: {error}") from error
     wanted = {name: (value.shape, value.dtype) for name, value in model.state_dict().items()}
     found = {name: (value.shape, value.dtype) for name, value in weights.items()}
     if wanted != found:
@@ -240,10 +233,29 @@ def _build(config: ModelConfig, data: bytes, path: str) -> CaptionModel:
         )
         raise CheckpointError(
             f"{path}: {WEIGHTS} does not fit {CONFIG}: {len(wrong)} tensors are missing, unknown "
-            f"or of another shape, the first is {wrong[0]!r}; use the files of one checkpoint"
+            f"or of another shape or type, the first is {wrong[0]!r}; use the files of one "
+            "checkpoint"
         )
     model.load_state_dict(weights, assign=True)
     return model
+
+
+@contextmanager
+def _at_most(count: int) -> Iterator[None]:
+    """Stop the building of a model that has more weights than its file could hold."""
+    made = 0
+
+    def counting(module: nn.Module, name: str, weight: nn.Parameter) -> None:
+        nonlocal made
+        made += 1
+        if made > count:
+            raise ValueError(f"more than {count} weights, and {WEIGHTS} has far fewer")
+
+    hook = register_module_parameter_registration_hook(counting)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _weights_bytes(model: CaptionModel) -> bytes:
@@ -253,27 +265,32 @@ def _weights_bytes(model: CaptionModel) -> bytes:
     return safetensors.torch.save(weights)
 
 
-def _config_json(config: ModelConfig, indent: int | None = None) -> str:
-    content = {
+def _content(config: ModelConfig) -> dict[str, Any]:
+    return {
         "architecture": ARCHITECTURE,
         "format_version": FORMAT_VERSION,
         "name": config.name,
         "encoder": _part(_ENCODERS, config.encoder),
         "decoder": _part(_DECODERS, config.decoder),
     }
-    separators = (",", ":") if indent is None else None
-    return json.dumps(content, sort_keys=True, indent=indent, separators=separators)
 
 
 def _part(kinds: Mapping[str, type[Any]], config: Any) -> dict[str, Any]:
+    """Return what a part is built from; what is at its default is left out.
+
+    So a field that comes later changes no model's id; and a default, once released, stays.
+    """
     kind = next(name for name, known in kinds.items() if type(config) is known)
-    return {"kind": kind, **asdict(config)}
+    defaults = {field.name: field.default for field in fields(config)}
+    values = {name: value for name, value in asdict(config).items() if value != defaults[name]}
+    return {"kind": kind, **values}
 
 
 def _model_id(config: ModelConfig, weights: bytes, words: bytes) -> str:
     """Name and hash; each part is preceded by its length, so that no two models share one."""
     digest = hashlib.sha256()
-    for part in (weights, _config_json(config).encode(), words):
+    content = json.dumps(_content(config), sort_keys=True, separators=(",", ":"))
+    for part in (weights, content.encode(), words):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return f"{config.name}@{digest.hexdigest()[:12]}"

@@ -3,9 +3,10 @@
 import hashlib
 import logging
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,29 +14,73 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from captioner.contract import Caption, DecodingConfig, Geometry, Prepared
-from captioner.decoders import (
-    LSTMDecoder,
-    LSTMDecoderConfig,
-    TransformerDecoder,
-    TransformerDecoderConfig,
-)
+from captioner.contract import Caption, DecodingConfig, Geometry, ModelLoadError, Prepared
+from captioner.decoders import DecoderConfig, decoder_of
 from captioner.decoding import Decoded, Words, decode
-from captioner.encoders import GridEncoder, GridEncoderConfig
-from captioner.tokenizer import WordTokenizer
+from captioner.encoders import encoder_of
+from captioner.tokenizer import CaptionTokenizer
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+def check_name(name: object) -> None:
+    """Check the name of a model.
+
+    Raises:
+        ValueError: if it cannot be part of an id.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"name is {name!r}; use 1 to 64 letters, digits and the marks - _ .")
+
+
+class EncoderConfig(Protocol):
+    """What encoders' configurations have in common."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square picture, in pixels."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What a model is built from."""
+    """What a model is built from.
+
+    Attributes:
+        name: first part of its id.
+        encoder: one of ``captioner.encoders.ENCODERS``.
+        decoder: one of ``captioner.decoders.DECODERS``.
+    """
 
     name: str
-    encoder: GridEncoderConfig
-    decoder: LSTMDecoderConfig | TransformerDecoderConfig
+    encoder: EncoderConfig
+    decoder: DecoderConfig
+
+    def __post_init__(self) -> None:
+        """Check the name.
+
+        Raises:
+            ValueError: if it cannot be part of an id.
+        """
+        check_name(self.name)
+
+
+class Read(NamedTuple):
+    """What a model makes of whole captions.
+
+    Attributes:
+        logits: [c x t x vocabulary].
+        attention: where each step looked, [c x t x positions]; None without attention.
+        memory: what the encoder saw, [b x positions x features].
+    """
+
+    logits: Tensor
+    attention: Tensor | None
+    memory: Tensor
 
 
 class CaptionModel(nn.Module):
@@ -44,27 +89,36 @@ class CaptionModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = GridEncoder(config.encoder)
-        self.decoder = _decoder(config.decoder, self.encoder)
+        self.encoder = encoder_of(config.encoder)
+        self.decoder = decoder_of(
+            config.decoder,
+            feature_size=self.encoder.feature_size,
+            place_size=self.encoder.place_size,
+        )
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Turn pixels [b x height x width x 3], uint8, into memory [b x positions x features]."""
         images = pixels.permute(0, 3, 1, 2)  # In memory this stays channels last.
-        memory: Tensor = self.encoder(images.to(self.encoder.position.dtype) / 255)
+        memory: Tensor = self.encoder(images.to(next(self.parameters()).dtype) / 255)
         return memory
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Read whole captions [b x t]: logits [b x t x vocabulary], attention [b x t x n]."""
-        logits, attention = self.decoder(self.encode(pixels), tokens)
-        return logits, attention
+    def forward(
+        self, pixels: Tensor | None, tokens: Tensor, memory: Tensor | None = None
+    ) -> "Read":
+        """Read whole captions, several an image where there are more of them than images.
 
-
-def _decoder(
-    config: LSTMDecoderConfig | TransformerDecoderConfig, encoder: GridEncoder
-) -> LSTMDecoder | TransformerDecoder:
-    if isinstance(config, LSTMDecoderConfig):
-        return LSTMDecoder(config, feature_size=encoder.feature_size, place_size=encoder.place_size)
-    return TransformerDecoder(config, feature_size=encoder.feature_size)
+        Args:
+            pixels: of the images, [b x height x width x 3], uint8; None where memory is given.
+            tokens: of the captions, those of one image following each other, [c x t].
+            memory: of the images, where the encoder was run before, [b x positions x features].
+        """
+        if memory is None:
+            if pixels is None:
+                raise ValueError("neither pixels nor memory is given; give one of them")
+            memory = self.encode(pixels)
+        memory = memory.to(next(self.parameters()).dtype)  # On disk it is kept in half precision.
+        logits, attention = self.decoder(memory, tokens)
+        return Read(logits, attention, memory)
 
 
 def prepare(image: Image.Image, size: int) -> Prepared:
@@ -80,28 +134,55 @@ class AttentionCaptioner:
     def __init__(
         self,
         model: CaptionModel,
-        tokenizer: WordTokenizer,
+        tokenizer: CaptionTokenizer,
         *,
         model_id: str,
         decoding: DecodingConfig | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        """Make a model ready to caption.
+
+        Args:
+            model: what was trained.
+            tokenizer: its words.
+            model_id: name and hash.
+            decoding: how captions are made; greedy by default.
+            device: where it runs.
+
+        Raises:
+            ModelLoadError: if it does not know the language that is asked for.
+        """
         self._model_id = model_id
         self._decoding = decoding or DecodingConfig()
         self._device = torch.device(device)
         self.tokenizer = tokenizer
-        forbidden = tokenizer.sequences(self._decoding.forbidden_words)
-        if len(forbidden) < len(self._decoding.forbidden_words):
-            logger.warning(
-                "%d of the %d forbidden words are unknown to model %s: it cannot say them anyway",
-                len(self._decoding.forbidden_words) - len(forbidden),
-                len(self._decoding.forbidden_words),
-                model_id,
+        try:
+            start = tokenizer.start_of(self._decoding.language)
+        except ValueError as error:
+            raise ModelLoadError(f"model {model_id}: {error}") from error
+        self._words = Words(start, tokenizer.end, self._forbidden())
+        longest = getattr(model.decoder, "longest", None)
+        if longest is not None and self._decoding.max_length > longest:
+            raise ModelLoadError(
+                f"max_length is {self._decoding.max_length}, but model {model_id} writes at most "
+                f"{longest} tokens; give --max_length {longest} or less"
             )
-        self._words = Words(tokenizer.start, tokenizer.end, forbidden)
         self.model = model.to(self._device, _DTYPES[self._decoding.precision])
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval()
+
+    def _forbidden(self) -> tuple[tuple[int, ...], ...]:
+        """Return what no caption may hold: what is no word, and what was asked for."""
+        asked = self._decoding.forbidden_words
+        found = [self.tokenizer.sequences([word]) for word in asked]
+        unknown = [word for word, numbers in zip(asked, found, strict=True) if not numbers]
+        if unknown:
+            logger.warning(
+                "%d of the %d forbidden words are unknown to model %s: it cannot say them anyway",
+                *(len(unknown), len(asked), self._model_id),
+            )
+        no_words = tuple((number,) for number in self.tokenizer.unspeakable)
+        return (*no_words, *(numbers for word in found for numbers in word))
 
     @property
     def model_id(self) -> str:
@@ -137,12 +218,16 @@ class AttentionCaptioner:
         sampling = self._decoding.strategy == "sample"
         seeds = [_seed(item.pixels) for item in batch] if sampling else []
         decoder: Any = self.model.decoder  # Which of them makes no difference here.
-        decoded = decode(decoder, self.model.encode(pixels), self._decoding, self._words, seeds)
-        return [self._finish(item) for item in decoded]
+        memory = self.model.encode(pixels)
+        decoded = decode(decoder, memory, self._decoding, self._words, seeds)
+        places = memory[:, :, -self.model.encoder.place_size :].float().cpu()
+        return [self._finish(*item) for item in zip(decoded, places, strict=True)]
 
-    def _finish(self, decoded: Decoded) -> Caption:
+    def _finish(self, decoded: Decoded, places: Tensor) -> Caption:
         tokens = self._spelt(decoded.tokens)
-        attention = torch.stack(decoded.attention).view(-1, *self.model.encoder.grid).numpy()
+        attention = None
+        if decoded.attention:
+            attention = self.model.encoder.maps(torch.stack(decoded.attention), places).numpy()
         return Caption(
             text=self.tokenizer.text(tokens),
             tokens=tokens,

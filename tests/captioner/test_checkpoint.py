@@ -12,14 +12,14 @@ from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.model import CaptionModel, ModelConfig
 from captioner.scenes import render, sample
-from captioner.tokenizer import WordTokenizer
+from captioner.tokenizer import CaptionTokenizer
 
 CAPTIONS = ["a red circle above a blue star", "two green squares"]
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> WordTokenizer:
-    return WordTokenizer.train(CAPTIONS)
+def tokenizer() -> CaptionTokenizer:
+    return CaptionTokenizer.train(CAPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +134,35 @@ class TestRefusals:
         change_config(folder, **changes)
         assert message in self.refusal(folder)
 
+    def test_a_config_nested_without_end(self, folder):
+        (folder / "config.json").write_text("[" * 200_000)
+        assert "config.json is not JSON" in self.refusal(folder)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"attn_implementation": "somebody/kernel"}, "such settings can fetch code"),
+            ({"backbone_config": {"auto_map": {"AutoModel": "a.B"}}}, "auto_map is"),
+            ({"backbone": "hf-hub:somebody/model"}, "give the plain name of a network"),
+            ({"num_labels": 10**9}, "num_labels is 1000000000; use 0 to 100000"),
+            ({"num_hidden_layers": 10**6}, "more than 190 weights, and model.safetensors has"),
+            ({"hidden_size": "wide"}, "makes no model"),
+            ({"model_type": "llama"}, "model_type is 'llama'; those known are"),
+        ],
+    )
+    def test_settings_of_a_library_that_do_not_fit(self, folder, settings, message):
+        """Nothing is fetched, and no memory is taken, before they are refused."""
+        settings = {"model_type": "vit", "image_size": 32, "patch_size": 8, **settings}
+        encoder = {"kind": "backbone", "image_size": 32, "settings": settings}
+        change_config(folder, encoder={**encoder, "mean": [0.5] * 3, "std": [0.5] * 3})
+        assert message in self.refusal(folder)
+
+    @pytest.mark.parametrize("mean", [[10**400, 0, 0], [0.5], ["a", 0, 0]])
+    def test_a_view_that_is_none(self, folder, mean):
+        encoder = {"kind": "backbone", "image_size": 32, "settings": {"model_type": "vit"}}
+        change_config(folder, encoder={**encoder, "mean": mean, "std": [0.5] * 3})
+        assert "encoder" in self.refusal(folder)
+
     @pytest.mark.parametrize("kept", [0, 5, 300, -1])
     def test_torn_weights(self, folder, kept):
         path = folder / "model.safetensors"
@@ -159,7 +188,7 @@ class TestRefusals:
         assert "more than the 1048576" in self.refusal(folder)
 
     def test_a_device_that_is_not_there(self, folder):
-        with pytest.raises(CheckpointError, match=r"'abacus' is not there.*cpu"):
+        with pytest.raises(ModelLoadError, match=r"'abacus' is not there.*cpu"):
             load(str(folder), device="abacus")
 
     def test_a_message_shows_no_secret(self):
