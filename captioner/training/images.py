@@ -1,0 +1,99 @@
+"""Images of examples: read, decoded and checked on threads, ahead of who wants them."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
+
+from PIL import Image
+from tqdm import tqdm
+
+from captioner.images import ImageError, Limits, decode
+from captioner.training.sources import DataError, Example
+from captioner.training.sources.files import read
+from schemas.uris import redact
+
+_PAUSE_SECONDS = 1.0
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def load_image(
+    uri: str, draft_size: tuple[int, int] | None = None, *, tries: int = 3
+) -> Image.Image:
+    """Read and decode an image.
+
+    Args:
+        uri: of the image.
+        draft_size: width and height that suffice, as of `captioner.images.decode`.
+        tries: how often it is read before it counts as lost: a training of days should not end
+            because a store once did not answer.
+
+    Raises:
+        DataError: if it cannot be read or decoded.
+    """
+    data = _read(uri, tries)
+    try:
+        return decode(data, draft_size=draft_size).image
+    except ImageError as error:
+        raise DataError(f"{redact(uri)} cannot be decoded: {error}") from error
+
+
+def _read(uri: str, tries: int) -> bytes:
+    for number in range(1, tries):
+        try:
+            return read(uri, Limits().max_bytes)
+        except DataError:
+            time.sleep(_PAUSE_SECONDS * number)
+    return read(uri, Limits().max_bytes)
+
+
+def check(examples: Sequence[Example], *, threads: int = 4) -> tuple[list[Example], dict[str, str]]:
+    """Read every image once, at the smallest scale, to know before training which ones work.
+
+    Returns:
+        The examples whose images can be decoded, and what is wrong with the others, by uri.
+    """
+
+    def problem(example: Example) -> str | None:
+        try:
+            load_image(example.uri, draft_size=(1, 1), tries=1)
+        except DataError as error:
+            return str(error)
+        return None
+
+    good: list[Example] = []
+    bad: dict[str, str] = {}
+    with closing(in_order(problem, examples, threads=threads, ahead=16 * threads)) as problems:
+        progress = tqdm(
+            problems, "checking images", len(examples), unit=" images", leave=False, disable=None
+        )
+        for example, message in zip(examples, progress, strict=True):
+            if message is None:
+                good.append(example)
+            else:
+                bad[example.uri] = message
+    return good, bad
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+) -> Generator[Result]:
+    """Yield a function's results in order, computed on threads, at most ``ahead`` beforehand.
+
+    What is under way when the iterator is closed is waited for; the rest is dropped.
+    """
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
