@@ -1,0 +1,104 @@
+"""One table of encoders, decoders, attentions, schedules and fusions, trained alike on scenes.
+
+    python benchmarks/scenes_table.py --output FOLDER
+
+Every model learns from the same scenes, for as many passes, from nothing, and then captions the
+same unseen scenes. What was trained before is not trained again, so a table may take several runs;
+`--only` trains those whose name holds a text. `--epochs` and `--scenes` are the budget.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from captioner.checkpoint import load
+from captioner.evaluation.scenes import SceneScores, score_on_scenes
+from captioner.scenes import TEST
+
+_LSTM = ("--embedding_size", "96", "--hidden_size", "256", "--dropout", "0.1")
+_LSTM_ATTENDS = (*_LSTM, "--attention_size", "128", "--embedding_dropout", "0")
+_TRANSFORMER = ("--decoder", "transformer", "--width", "128", "--layers", "2")
+_TRANSFORMER = (*_TRANSFORMER, "--feedforward_size", "512", "--dropout", "0.1")
+_COMMON = (
+    *("--batch_size", "64", "--captions_per_image", "1", "--label_smoothing", "0"),
+    *("--learning_rate", "2e-3", "--encoder_learning_rate", "2e-3", "--device", "cpu"),
+)
+
+
+def variants(epochs: int) -> dict[str, tuple[str, ...]]:
+    """Return the flags of each model, by its name in the table."""
+    first = max(1, epochs // 3)
+    rests = ("--schedule", "decoder_first", "--decoder_epochs", str(first))
+    return {
+        "grid, LSTM, additive attention, joint": _LSTM_ATTENDS,
+        "grid, LSTM, dot attention": (*_LSTM_ATTENDS, "--attention", "dot"),
+        "grid, LSTM, scaled-dot attention": (*_LSTM_ATTENDS, "--attention", "scaled_dot"),
+        "grid, LSTM, multi-head attention": (
+            *(*_LSTM_ATTENDS, "--attention", "multi_head", "--heads", "4"),
+        ),
+        "grid, LSTM, early fusion": (*_LSTM, "--fusion", "early"),
+        "grid, LSTM, late fusion": (*_LSTM, "--fusion", "late"),
+        "grid, LSTM, alternating": (*_LSTM_ATTENDS, "--schedule", "alternating"),
+        f"grid, LSTM, decoder first ({first} of {epochs} epochs)": (*_LSTM_ATTENDS, *rests),
+        "grid, Transformer": _TRANSFORMER,
+        "ViT, LSTM, additive attention": (*_LSTM_ATTENDS, "--encoder", "vit"),
+        "ViT, Transformer": (*_TRANSFORMER, "--encoder", "vit"),
+    }
+
+
+def main() -> None:
+    """Train, score, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="folder for the models")
+    parser.add_argument("--scenes", type=int, default=12_800, help="to learn from")
+    parser.add_argument("--epochs", type=int, default=5, help="passes over them")
+    parser.add_argument("--scored", type=int, default=1000, help="unseen scenes to score on")
+    parser.add_argument("--only", default="", help="train and score names that hold this text")
+    args = parser.parse_args()
+    rows = []
+    for name, flags in variants(args.epochs).items():
+        if args.only not in name:
+            continue
+        folder = args.output / "".join(c if c.isalnum() else "-" for c in name)
+        began = time.perf_counter()
+        budget = ("--data", f"scenes:{args.scenes}", "--epochs", str(args.epochs))
+        command = ("train", *budget, "--output", str(folder), *_COMMON, *flags)
+        subprocess.run([sys.executable, "-m", "pipelines.cli", *command], check=True)
+        minutes = (time.perf_counter() - began) / 60
+        captioner = load(str(folder / "last"), device="cpu")
+        scores = score_on_scenes(captioner, TEST, args.scored, combinations="seen")
+        rows.append(row(name, scores, minutes))
+        print(rows[-1], flush=True)
+    print("\n| model | true captions (95%) | stated facts | images/s | minutes |")
+    print("|---|---|---|---|---|")
+    print("\n".join(rows))
+    print(
+        f"\n- {args.scenes:,} scenes, {args.epochs} epochs, scored on {args.scored:,} unseen scenes"
+    )
+    names = ("torch", "accelerate", "numpy", "pillow")
+    print(
+        f"- {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
+        f"{torch.get_num_threads()} threads, "
+        + ", ".join(f"{name} {version(name)}" for name in names)
+    )
+
+
+def row(name: str, scores: SceneScores, minutes: float) -> str:
+    """Return a row of the table."""
+    low, high = scores.true_interval
+    return (
+        f"| {name} | {scores.true_captions:.1%} ({low:.1%} to {high:.1%}) | "
+        f"{scores.stated_facts:.3f} | {scores.images_per_second:.0f} | {minutes:.1f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
