@@ -17,6 +17,9 @@ TEST = [
 ]
 STYLE = ["mypy>=1.15", "ruff>=0.12"]
 HUGGINGFACE = ["transformers>=5,<6"]
+EVALUATION = ["pycocoevalcap>=1.2,<2"]
+TRAINING = ["accelerate>=1.10,<2", *EVALUATION, *HUGGINGFACE]
+TIMM = ["timm>=1,<2", "torchvision", *TRAINING]
 
 setup(
     name="captioner",
@@ -31,10 +34,13 @@ setup(
         "captioner",
         "captioner.confidence",
         "captioner.decoders",
+        "captioner.decoding",
+        "captioner.encoders",
         "captioner.evaluation",
         "captioner.huggingface",
         "captioner.scenes",
         "captioner.training",
+        "captioner.training.sources",
         "pipelines",
         "pipelines.labelstudio",
         "pipelines.report",
@@ -58,7 +64,10 @@ setup(
     ],
     extras_require={
         "huggingface": HUGGINGFACE,
-        "test": [*TEST, *STYLE, *HUGGINGFACE],
+        "evaluation": EVALUATION,
+        "training": TRAINING,
+        "timm": TIMM,
+        "test": [*TEST, *STYLE, *TRAINING],
         "style": STYLE,
     },
     entry_points={"console_scripts": ["captioner=pipelines.cli:run"]},

@@ -29,7 +29,7 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     logging.getLogger("apache_beam.runners.portability.local_job_service").setLevel(logging.ERROR)
     # After parsing, since torch and Beam take seconds to import.
     from captioner.contract import ModelLoadError
-    from pipelines import commands, job
+    from pipelines import commands, job, training
     from pipelines.listing import ListingError
     from pipelines.local import RunError
     from pipelines.manifest import BalanceError
@@ -38,10 +38,12 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
 
     actions = {
         "compact": commands.compact_output,
+        "evaluate": training.evaluate_model,
         "explain": commands.explain_image,
         "plan": commands.review_plan,
         "push": commands.review_push,
         "scenes": commands.scenes,
+        "train": training.train,
     }
     try:
         if args.command == "annotate":
@@ -50,7 +52,14 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     except (commands.UsageError, ListingError, ModelLoadError) as error:
         print(f"captioner: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except (RunError, OutputError, BalanceError, StorageError, OSError) as error:
+    except (
+        commands.CommandError,
+        RunError,
+        OutputError,
+        BalanceError,
+        StorageError,
+        OSError,
+    ) as error:
         print(f"captioner: {error}", file=sys.stderr)
         return EXIT_FAILED
 

@@ -26,6 +26,10 @@ class UsageError(Exception):
     """An option that cannot be used."""
 
 
+class CommandError(Exception):
+    """A command that could not finish: says why, and what to do."""
+
+
 def refuse_credentials(option: str, value: str) -> None:
     """Refuse a uri that carries a secret.
 
@@ -46,13 +50,13 @@ def output_of(text: str) -> Output:
     Raises:
         UsageError: if that is no folder that can be written.
     """
-    uri = _uri_of("--output", text)
+    uri = uri_of("--output", text)
     if uri.partition("://")[0] in ("zip", "tar", "http", "https"):
         raise UsageError(f"--output {redact(text)!r} cannot be written; name a folder or a bucket")
     return Output(uri if uri.endswith("://") else uri.rstrip("/"))
 
 
-def _uri_of(option: str, text: str) -> str:
+def uri_of(option: str, text: str) -> str:
     """Return the absolute uri of what a user named; ``UsageError`` if it cannot be one."""
     refuse_credentials(option, text)
     try:
@@ -151,7 +155,7 @@ def compact_output(args: argparse.Namespace) -> int:
 def scenes(args: argparse.Namespace) -> int:
     """Write a folder of drawn scenes."""
     try:
-        write_folder(args.output, count=args.count, seed=args.seed)
+        write_folder(args.output, count=args.count, seed=args.seed, language=args.language)
     except (ValueError, FileExistsError) as error:
         raise UsageError(str(error)) from error
     print(f"{args.count:,} scenes in {args.output}")
@@ -160,7 +164,7 @@ def scenes(args: argparse.Namespace) -> int:
 
 def explain_image(args: argparse.Namespace) -> int:
     """Draw an image's caption, each word over what the model looked at."""
-    image, output = _uri_of("IMAGE", args.image), _uri_of("--output", args.output)
+    image, output = uri_of("IMAGE", args.image), uri_of("--output", args.output)
     refuse_credentials("--model", args.model)
     decoding = decoding_config(args)
     try:

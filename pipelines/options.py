@@ -4,15 +4,16 @@ import argparse
 import difflib
 import os
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from captioner.contract import EMBEDDED, PRECISIONS, STRATEGIES, DecodingConfig
 from captioner.images import Limits
 from pipelines import __version__
+from pipelines.arguments import EXIT_USAGE, Parser, positive, share
+from pipelines.training_options import add_evaluate, add_train
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
-EXIT_USAGE = 2
 EXIT_TOO_MANY_FAILURES = 3
 EXIT_NOT_PUSHED = 4
 EXIT_STOPPED = 130
@@ -37,19 +38,6 @@ or failed images are captioned.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors exit with the documented status and suggest what was meant."""
-
-    def __init__(self, **settings: Any) -> None:
-        settings.setdefault("allow_abbrev", False)
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(**settings)
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong, without the page of usage."""
-        self.exit(EXIT_USAGE, f"{self.prog}: {message}\nSee {self.prog} --help\n")
-
-
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return our options, and those that are Beam's as they were given.
 
@@ -69,8 +57,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return args, rest
 
 
-def _parsers() -> tuple[_Parser, _Parser]:
-    parser = _Parser(
+def _parsers() -> tuple[Parser, Parser]:
+    parser = Parser(
         prog="captioner",
         description="Captions for folders of images, in Parquet, and a review queue.",
     )
@@ -87,6 +75,8 @@ def _parsers() -> tuple[_Parser, _Parser]:
     _add_review(commands)
     _add_compact(commands)
     _add_explain(commands)
+    add_train(commands)
+    add_evaluate(commands, _add_model, _add_decoding)
     _add_scenes(commands)
     return parser, annotate
 
@@ -106,12 +96,12 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         "--glob", metavar="PATTERN", help="only images whose path in the input matches: '2024/**'"
     )
     files.add_argument(
-        "--limit", type=_positive, metavar="N", help="caption at most N images in this run"
+        "--limit", type=positive, metavar="N", help="caption at most N images in this run"
     )
     model = _add_model(parser)
     model.add_argument(
         "--batch_size",
-        type=_positive,
+        type=positive,
         default=32,
         metavar="N",
         help="images through the model at once; fewer after an out-of-memory error "
@@ -126,21 +116,21 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     )
     images.add_argument(
         "--max_image_bytes",
-        type=_positive,
+        type=positive,
         default=Limits().max_bytes,
         metavar="N",
         help="larger files fail, unread (default: %(default)s)",
     )
     images.add_argument(
         "--max_image_pixels",
-        type=_positive,
+        type=positive,
         default=Limits().max_pixels,
         metavar="N",
         help="images of more pixels fail, undecoded (default: %(default)s)",
     )
     images.add_argument(
         "--max_failure_rate",
-        type=_share,
+        type=share,
         default=0.1,
         metavar="SHARE",
         help="exit with status 3 if more of the images failed (default: %(default)s)",
@@ -148,7 +138,7 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     review = parser.add_argument_group("review")
     review.add_argument(
         "--review_below",
-        type=_share,
+        type=share,
         default=0.5,
         metavar="P",
         help="queue captions with a confidence below P; 0 queues none (default: %(default)s)",
@@ -231,6 +221,11 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--forbidden_words", nargs="+", metavar="WORD", help="words that no caption may hold"
     )
+    group.add_argument(
+        "--language",
+        metavar="NAME",
+        help="of the captions, of those that the model knows, such as en (default: its first)",
+    )
 
 
 def _add_label_studio(group: argparse._ArgumentGroup, required: bool) -> None:
@@ -260,7 +255,7 @@ def _add_review(commands: Any) -> None:
     actions = review.add_subparsers(dest="action", metavar="ACTION", required=True)
     plan = actions.add_parser("plan", help="choose which committed captions need a person")
     plan.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
-    plan.add_argument("--review_below", type=_share, required=True, metavar="P")
+    plan.add_argument("--review_below", type=share, required=True, metavar="P")
     plan.add_argument("--model_id", help="plan this model's captions only (default: all)")
     push = actions.add_parser("push", help="send the queue to Label Studio; what is there stays")
     push.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
@@ -274,7 +269,7 @@ def _add_compact(commands: Any) -> None:
     compact.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
     compact.add_argument(
         "--max_file_bytes",
-        type=_positive,
+        type=positive,
         default=128 * 1024 * 1024,
         metavar="N",
         help="size of a file at most, about (default: %(default)s)",
@@ -299,30 +294,13 @@ def _add_explain(commands: Any) -> None:
 
 def _add_scenes(commands: Any) -> None:
     scenes = commands.add_parser("scenes", help="write a folder of drawn scenes with captions")
-    scenes.add_argument("--count", type=_positive, required=True, metavar="N")
+    scenes.add_argument("--count", type=positive, required=True, metavar="N")
     scenes.add_argument("--seed", type=int, default=0, metavar="S", help="(default: 0)")
+    scenes.add_argument(
+        "--language", default="en", metavar="NAME", help="of the captions: en or zh (default: en)"
+    )
     scenes.add_argument("--output", required=True, metavar="DIR")
     scenes.set_defaults(parser=scenes)
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return number
-
-
-def _share(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if not 0.0 <= number <= 1.0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return number
 
 
 def _check_flags(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:

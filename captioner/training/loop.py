@@ -1,182 +1,304 @@
-"""The training loop: plain PyTorch, one pass over the scenes after another."""
+"""The training loop: any model, any batches, any objective; on what devices there are."""
 
 import logging
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Literal
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from captioner.model import CaptionModel
-from captioner.training.data import ATTRIBUTES, Batch, SceneData, batches
-from captioner.training.losses import ObjectLoss, attention_loss, caption_loss
+from captioner.model import CaptionModel, Read
+from captioner.training.average import Average
+from captioner.training.batch import Batch, Batches
+from captioner.training.config import Precision, TrainingConfig
+from captioner.training.optimizer import make_optimizer, rest, set_learning_rates
+from captioner.training.state import Progress, load_state, save_state
 
 logger = logging.getLogger(__name__)
 
-Precision = Literal["float32", "bfloat16"]
-_LOG_EVERY_SECONDS = 20.0
-_CPU = torch.device("cpu")
+_SAVE_EVERY_SECONDS = 300.0
+_LOG_EVERY_SECONDS = 30.0
+
+Objective = Callable[[Read, Batch], dict[str, Tensor]]
+"""What is made small: losses by name, each weighted already; a module where it learns, too."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How a model is trained.
+class DivergedError(Exception):
+    """Training that came to no numbers: says where, and what to do."""
+
+
+class Learner(nn.Module):
+    """A model and its objective as one module, so that several processes learn all of both."""
+
+    def __init__(self, model: CaptionModel, objective: Objective, precision: Precision) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self._half = precision == "bfloat16"
+
+    def forward(self, batch: Batch, encoder_rests: bool = False) -> dict[str, Tensor]:
+        """Return the losses of a batch.
+
+        Args:
+            batch: what is learned from.
+            encoder_rests: spend nothing on the encoder's gradients.
+        """
+        with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self._half):
+            memory = batch.memory
+            if memory is None:
+                if batch.pixels is None:
+                    raise ValueError("the batch has neither pixels nor memory")
+                with torch.no_grad() if encoder_rests else nullcontext():
+                    memory = self.model.encode(batch.pixels)
+            read = self.model(None, batch.tokens[:, :-1], memory)
+            return self.objective(read, batch)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What is known after a pass.
 
     Attributes:
-        epochs: passes over the scenes.
-        batch_size: scenes a step.
-        learning_rate: the highest; it rises to it and falls to nothing (one cycle).
-        weight_decay: of matrices and kernels; biases and norms go without.
-        object_weight: weight of the loss that names objects from the grid alone.
-        attention_weight: weight of the loss that looks at the object that is being named.
-        averaging: share of the averaged weights kept at each step (exponential moving average).
-        clip: largest norm of the gradient.
-        seed: decides first weights, order, mirrors and captions.
-        precision: of matrix products and convolutions; weights are kept in float32.
+        number: counted from 1.
+        losses: mean of each over the pass.
+        seconds: since training began, earlier runs included.
+        images_per_second: of this pass, or of what this run did of it.
     """
 
-    epochs: int = 5
-    batch_size: int = 64
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.02
-    object_weight: float = 0.5
-    attention_weight: float = 0.5
-    averaging: float = 0.998
-    clip: float = 1.0
-    seed: int = 0
-    precision: Precision = "float32"
+    number: int
+    losses: dict[str, float]
+    seconds: float
+    images_per_second: float
 
 
-class Average:
-    """A moving average of a model's weights, statistics of its norms included."""
+class Trainer:
+    """Trains a model; what it needs to go on after a kill lies in ``folder``.
 
-    def __init__(self, model: nn.Module, keep: float) -> None:
-        self._keep = keep
-        self._steps = 0
-        self.weights = {name: value.clone() for name, value in model.state_dict().items()}
+    After a kill it ends with the very weights of an unbroken run: batches and random numbers of
+    a step come from seed and number, and everything else is in the saved state.
 
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move towards the model as it is now; early on faster, as the start is worth little."""
-        self._steps += 1
-        keep = min(self._keep, self._steps / (self._steps + 10))
-        for name, value in model.state_dict().items():
-            mean = self.weights[name]
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - keep)
-            else:
-                mean.copy_(value)
-
-
-def train(
-    model: CaptionModel,
-    data: SceneData,
-    config: TrainingConfig,
-    *,
-    pad: int,
-    word_weights: Tensor | None = None,
-    device: torch.device = _CPU,
-    after_epoch: Callable[[int, dict[str, Tensor]], None] | None = None,
-) -> list[float]:
-    """Train a model in place and leave the averaged weights in it.
-
-    Args:
-        model: what is trained.
-        data: the scenes.
-        config: how.
-        pad: the tokenizer's padding token.
-        word_weights: how much each word counts in the loss; None counts all alike.
-        device: where.
-        after_epoch: called with the epoch's number and the averaged weights so far.
-
-    Returns:
-        The caption loss of each step.
+    Attributes:
+        average: the averaged model; what validation looks at and what is kept.
+        progress: how far it is.
     """
-    torch.manual_seed(config.seed)
-    rng = np.random.default_rng(config.seed)
-    naming = ObjectLoss(
-        model.encoder.feature_size, model.encoder.grid, [len(names) for names in ATTRIBUTES]
-    )
-    model.to(device).train()
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    naming.to(device)
-    word_weights = None if word_weights is None else word_weights.to(device)
-    average = Average(model, config.averaging)
-    steps = config.epochs * (len(data) // config.batch_size)
-    optimizer = _optimizer(model, naming, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _one_cycle(step / max(1, steps))
-    )
-    losses: list[float] = []
-    began = told = time.monotonic()
-    for epoch in range(config.epochs):
-        for batch in batches(data, config.batch_size, rng):
-            with torch.autocast(
-                device.type, torch.bfloat16, enabled=config.precision == "bfloat16"
-            ):
-                said, named, looked = _losses(model, naming, batch, pad, word_weights, device)
-            optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(
-                said + config.object_weight * named + config.attention_weight * looked
+
+    def __init__(
+        self,
+        model: CaptionModel,
+        objective: Objective,
+        config: TrainingConfig,
+        *,
+        folder: Path,
+        settings: Mapping[str, object],
+        device: str = "auto",
+    ) -> None:
+        """Prepare, and go on from the state in ``folder`` where there is one.
+
+        Args:
+            model: with ``requires_grad`` where it is to learn.
+            objective: what is made small.
+            config: how.
+            folder: for the state; must exist.
+            settings: everything that the result depends on; a state with others is refused.
+            device: auto, or cpu.
+
+        Raises:
+            ModuleNotFoundError: if ``accelerate`` is not installed.
+            StateError: if the state is of other settings, or broken.
+            ValueError: if processes cannot share a batch evenly.
+        """
+        accelerate = import_accelerate()
+        self._config, self._folder = config, folder
+        several = [
+            # Some weights have no gradient in a step: those of a part that rests, or of boxes.
+            accelerate.DistributedDataParallelKwargs(find_unused_parameters=True),
+            # Others wait while the first process scores, or encodes images for all.
+            accelerate.InitProcessGroupKwargs(timeout=timedelta(days=1)),
+        ]
+        self.accelerator = accelerate.Accelerator(
+            cpu=device == "cpu", mixed_precision="no", kwargs_handlers=several
+        )
+        processes = self.accelerator.num_processes
+        if config.batch_size % processes:
+            raise ValueError(
+                f"batch_size is {config.batch_size}; use a multiple of the {processes} processes"
             )
-            nn.utils.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
-            schedule.step()
-            average.update(model)
-            losses.append(said.item())
-            if (now := time.monotonic()) - told >= _LOG_EVERY_SECONDS:
-                told = now
-                logger.info(
-                    "step %d of %d: loss of captions %.4f, objects %.4f, attention %.4f, "
-                    "%.0f images/s",
-                    *(len(losses), steps, losses[-1], named.item(), looked.item()),
-                    len(losses) * config.batch_size / (now - began),
+        self._settings = {**settings, "processes": processes}
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._learner = Learner(model, objective, config.precision).to(self.accelerator.device)
+        self.average = Average(model, config.averaging)
+        others = [m for name, m in model.named_children() if name != "encoder"]
+        if isinstance(objective, nn.Module):
+            others.append(objective)
+        optimizer = make_optimizer(model.encoder, others, config)
+        found = load_state(folder, self._settings, self._learner, self.average, optimizer)
+        self.progress = found or Progress()
+        self._wrapped, self._optimizer = self.accelerator.prepare(self._learner, optimizer)
+        self._saved = self._logged = time.monotonic()
+
+    def run(
+        self,
+        data: Callable[[int], Batches],
+        after_epoch: Callable[[Epoch], float | None],
+    ) -> None:
+        """Train to the end.
+
+        Args:
+            data: what each epoch, counted from 0, learns from.
+            after_epoch: looks at ``average`` after each pass, in the first process only, and
+                returns a score, the higher the better, or None.
+
+        Raises:
+            DivergedError: if a loss is no number.
+        """
+        while not self.progress.finished:
+            with self.accelerator.main_process_first():
+                batches = data(self.progress.epoch)
+            epoch = self._pass(batches)
+            score = after_epoch(epoch) if self.accelerator.is_main_process else None
+            self._finish_pass(score)
+        self._learner.model.load_state_dict(self.average.model.state_dict())
+
+    def _pass(self, data: Batches) -> Epoch:
+        progress, accelerator = self.progress, self.accelerator
+        number, first, began = progress.epoch, progress.batch, time.monotonic()
+        before, images, total = progress.seconds, 0, len(data)
+        self._learner.train()
+        encoder_learns = self._config.encoder_learns(number)
+        if not encoder_learns:
+            self._learner.model.encoder.eval()
+        bar = tqdm(
+            total=total,
+            initial=first,
+            desc=f"epoch {number + 1}/{self._config.epochs}",
+            unit="batch",
+            disable=None if accelerator.is_main_process else True,
+        )
+        with bar:
+            for batch in data.batches(number, first):
+                changed = self._changes_weights(total)
+                losses = self._step(batch, total)
+                images += len(batch)
+                progress.batch += 1
+                progress.seconds = before + time.monotonic() - began
+                for name, value in losses.items():
+                    progress.losses[name] = progress.losses.get(name, 0.0) + value
+                bar.set_postfix(loss=f"{sum(losses.values()):.3f}", refresh=False)
+                bar.update()
+                if bar.disable:
+                    self._log(losses, total, images / (time.monotonic() - began))
+                if changed and time.monotonic() - self._saved >= _SAVE_EVERY_SECONDS:
+                    self._save()  # By its own clock: others do not wait.
+        rate = images / max(1e-9, time.monotonic() - began)
+        means = {name: value / max(1, progress.batch) for name, value in progress.losses.items()}
+        return Epoch(number + 1, means, progress.seconds, rate)
+
+    def _step(self, batch: Batch, total: int) -> dict[str, float]:
+        """Learn from a batch; weights change with the last of those whose gradients add up."""
+        config, accelerator, progress = self._config, self.accelerator, self.progress
+        # Each step's own: so a resumed run drops out what an unbroken one does.
+        place = (config.seed, progress.epoch, progress.batch, accelerator.process_index)
+        torch.manual_seed(hash(place) % 2**63)
+        resting, changes = self._resting(), self._changes_weights(total)
+        batch = batch.part(accelerator.process_index, accelerator.num_processes)
+        with nullcontext() if changes else accelerator.no_sync(self._wrapped):
+            losses = self._wrapped(batch.to(accelerator.device), resting == "encoder")
+            values = {name: value.item() for name, value in losses.items()}
+            self._check_finite(values)
+            accelerator.backward(torch.stack(list(losses.values())).sum() / config.accumulate)
+        if changes:
+            done = (progress.epoch + progress.batch / total) / config.epochs
+            set_learning_rates(self._optimizer, config, done)
+            if resting is not None:
+                rest(self._optimizer, resting)
+            accelerator.clip_grad_norm_(self._learner.parameters(), config.clip)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            progress.step += 1
+            self.average.update(self._learner.model)
+        return values
+
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"the loss of {name} is {value} in batch {self.progress.batch + 1} of epoch "
+                    f"{self.progress.epoch + 1}; start anew with a lower learning_rate, or with "
+                    "precision float32"
                 )
-        if after_epoch is not None:
-            after_epoch(epoch, average.weights)
-    model.load_state_dict(average.weights)
-    model.eval()
-    return losses
+
+    def _changes_weights(self, total: int) -> bool:
+        done = self.progress.batch + 1
+        return done % self._config.accumulate == 0 or done == total
+
+    def _resting(self) -> str | None:
+        """Return which part rests in this step."""
+        if not self._config.encoder_learns(self.progress.epoch):
+            return "encoder"
+        if self._config.schedule == "alternating":
+            return ("encoder", "decoder")[self.progress.step % 2]
+        return None
+
+    def _log(self, losses: Mapping[str, float], total: int, rate: float) -> None:
+        """Tell now and then where there is no terminal to draw a bar on."""
+        if time.monotonic() - self._logged < _LOG_EVERY_SECONDS:
+            return
+        self._logged = time.monotonic()
+        told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        logger.info(
+            "epoch %d, batch %d of %d: %s, %.0f images/s",
+            *(self.progress.epoch + 1, self.progress.batch, total, told, rate),
+        )
+
+    def _finish_pass(self, score: float | None) -> None:
+        from accelerate.utils import broadcast_object_list
+
+        progress, config = self.progress, self._config
+        (score,) = broadcast_object_list([score])
+        progress.epoch, progress.batch, progress.losses = progress.epoch + 1, 0, {}
+        if score is not None and (progress.best is None or score > progress.best):
+            progress.best, progress.best_epoch = score, progress.epoch
+        waited = progress.epoch - progress.best_epoch
+        stopped = bool(config.patience) and progress.best is not None and waited >= config.patience
+        progress.finished = stopped or progress.epoch == config.epochs
+        self._save()
+        self.accelerator.wait_for_everyone()
+
+    def _save(self) -> None:
+        self._saved = time.monotonic()
+        if self.accelerator.is_main_process:
+            save_state(
+                self._folder,
+                self._settings,
+                self.progress,
+                self._learner,
+                self.average,
+                self._unwrapped_optimizer(),
+            )
+
+    def _unwrapped_optimizer(self) -> torch.optim.Optimizer:
+        wrapped: Any = self._optimizer
+        optimizer: torch.optim.Optimizer = wrapped.optimizer
+        return optimizer
 
 
-def _losses(
-    model: CaptionModel,
-    naming: ObjectLoss,
-    batch: Batch,
-    pad: int,
-    word_weights: Tensor | None,
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor]:
-    pixels, tokens, objects, centres, attributes = (
-        torch.from_numpy(getattr(batch, field.name)).to(device) for field in fields(batch)
-    )
-    memory = model.encode(pixels)
-    logits, attention = model.decoder(memory, tokens[:, :-1])
-    return (
-        caption_loss(logits.float(), tokens, pad, word_weights),
-        naming(memory, centres, attributes),
-        attention_loss(attention.float(), objects, centres, model.encoder.grid),
-    )
+def import_accelerate() -> Any:
+    """Import the package, or say how to install it.
 
-
-def _optimizer(
-    model: nn.Module, naming: nn.Module, config: TrainingConfig
-) -> torch.optim.Optimizer:
-    weights = [*model.parameters(), *naming.parameters()]
-    groups = [
-        {"params": [w for w in weights if w.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [w for w in weights if w.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99))
-
-
-def _one_cycle(done: float, warm_up: float = 0.06) -> float:
-    """Share of the highest learning rate when that share of the steps is done."""
-    if done < warm_up:
-        return 0.05 + 0.95 * done / warm_up
-    falling = min(1.0, (done - warm_up) / (1 - warm_up))
-    return 0.002 + 0.998 * 0.5 * (1 + math.cos(math.pi * falling))
+    Raises:
+        ModuleNotFoundError: if it is not installed.
+    """
+    try:
+        import accelerate
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"training needs {error.name}; install it: pip install 'captioner[training]'"
+        ) from error
+    return accelerate

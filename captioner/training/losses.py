@@ -11,19 +11,52 @@ Grid = tuple[int, int]
 
 
 def caption_loss(
-    logits: Tensor, tokens: Tensor, pad: int, word_weights: Tensor | None = None
+    logits: Tensor,
+    tokens: Tensor,
+    pad: int,
+    word_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Cross-entropy of each next token, a mean over those that are not padding.
 
     Args:
-        logits: for each token but the last, [b x t-1 x vocabulary].
-        tokens: start to end, padded, [b x t].
+        logits: for each token but the last, [c x t-1 x vocabulary].
+        tokens: start to end, padded, [c x t].
         pad: the padding token.
-        word_weights: how much each word counts, [vocabulary]; None counts all alike.
+        word_weights: how much each token counts, [c x t]; None counts all alike.
+        label_smoothing: share of each target that is spread over all words (1512.00567).
     """
-    return functional.cross_entropy(
-        logits.flatten(0, 1), tokens[:, 1:].flatten(), weight=word_weights, ignore_index=pad
+    targets = tokens[:, 1:]
+    losses = functional.cross_entropy(
+        logits.flatten(0, 1).float(),
+        targets.flatten(),
+        ignore_index=pad,
+        label_smoothing=label_smoothing,
+        reduction="none",
     )
+    weights = (targets != pad).float()
+    if word_weights is not None:
+        weights = weights * word_weights[:, 1:]
+    return (losses * weights.flatten()).sum() / weights.sum()
+
+
+def doubly_stochastic_loss(attention: Tensor, tokens: Tensor, pad: int) -> Tensor:
+    """How unevenly a caption looks at the picture (1502.03044, equation 14).
+
+    Each position's attention, added up over the words, should come to its even share of all: the
+    number of words over that of positions, which is the paper's 1 where both are the same.
+
+    Args:
+        attention: where each step looked, [c x t-1 x positions].
+        tokens: start to end, padded, [c x t].
+        pad: the padding token.
+
+    Returns:
+        A mean over captions and positions.
+    """
+    said = (tokens[:, 1:] != pad).float()  # (c, t-1)
+    seen = (attention.float() * said.unsqueeze(2)).sum(1)  # (c, positions)
+    return (said.sum(1, keepdim=True) / seen.shape[1] - seen).square().mean()
 
 
 def attention_loss(attention: Tensor, objects: Tensor, centres: Tensor, grid: Grid) -> Tensor:

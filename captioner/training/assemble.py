@@ -1,0 +1,244 @@
+"""From what a training is told to a run that is ready."""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.contract import ModelLoadError
+from captioner.decoders import DECODERS, DecoderConfig, language_model_from_pretrained
+from captioner.encoders import Encoder, thaw
+from captioner.encoders.from_name import encoder_from_name
+from captioner.huggingface.files import cannot_load, local_folder
+from captioner.model import CaptionModel, ModelConfig, check_name
+from captioner.tokenizer import CaptionTokenizer, words
+from captioner.training.from_examples import ExampleMaterial
+from captioner.training.from_scenes import PREFIX, SceneMaterial
+from captioner.training.images import check
+from captioner.training.loop import import_accelerate
+from captioner.training.material import Material
+from captioner.training.options import TrainingOptions
+from captioner.training.run import TrainingRun
+from captioner.training.sources import DataError, Example, read_examples, splits_of
+
+logger = logging.getLogger(__name__)
+
+LANGUAGE_MODEL = "lm:"
+BAD_IMAGES, FEATURES = "bad_images.txt", "features"
+_HELD_BACK, _MOST_HELD_BACK = 0.05, 1000
+_ANY_SIZE = 100
+_WORDS = ("words", "vocabulary_size", "min_frequency", "punctuation")
+_NOT_OF_SCENES = (*_WORDS, "images", "validation", "max_tokens", "augment", "views")
+
+
+def assemble(options: TrainingOptions) -> TrainingRun:
+    """Read the data, build the model, and prepare the run, or take it up where it was left.
+
+    Raises:
+        DataError: if there is nothing to train on.
+        ModelLoadError: if an encoder or a language model cannot be loaded.
+        StateError: if the output holds another training.
+        ValueError: if options do not fit together.
+    """
+    check_name(options.name)
+    import_accelerate()
+    torch.manual_seed(options.config.seed)
+    encoder = encoder_from_name(options.encoder, options.image_size)
+    thaw(encoder, options.config.thaw)
+    _check_decoder(options)
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    settings = options.settings()
+    material: Material
+    if options.data.startswith(PREFIX):
+        material = _scenes(options)
+    else:
+        material = _examples(options, output)
+        settings["data_hash"] = _hash([*material.examples, *material.validation])
+    return TrainingRun(
+        _model(options, encoder, material.tokenizer),
+        material,
+        options.config,
+        output=output,
+        settings=settings,
+        device=options.device,
+    )
+
+
+def _scenes(options: TrainingOptions) -> SceneMaterial:
+    count = options.data.removeprefix(PREFIX)
+    if not count.isdigit() or not 1 <= int(count) <= 1_000_000:
+        raise DataError(f"{options.data!r} names no scenes; use {PREFIX}1 to {PREFIX}1000000")
+    default = TrainingOptions(data="", output="")
+    for name in _NOT_OF_SCENES:
+        if (value := getattr(options, name)) != getattr(default, name):
+            raise ValueError(f"{name} is {value!r}, but drawn scenes know no {name}; leave it out")
+    if options.decoder.startswith(LANGUAGE_MODEL) or options.encoder.startswith("regions:"):
+        raise ValueError(
+            f"drawn scenes have words of their own, and are seen as a grid; {options.decoder} "
+            f"with {options.encoder} is for images with captions"
+        )
+    return SceneMaterial(
+        int(count),
+        options.config,
+        languages=options.languages or ("en",),
+        workers=options.threads,
+    )
+
+
+def _examples(options: TrainingOptions, output: Path) -> ExampleMaterial:
+    if options.languages:
+        raise ValueError("languages are given, but they are for scenes; leave them out")
+    training, validation = _split(options)
+    good, bad = check(training, threads=options.threads)
+    scored, unscored = check(validation, threads=options.threads)
+    bad |= unscored
+    (output / BAD_IMAGES).write_text(
+        "".join(f"{uri}\t{message}\n" for uri, message in bad.items()), encoding="utf-8"
+    )
+    if bad:
+        logger.warning(
+            "%d of %d images cannot be read and are left out: %s says which, and why",
+            *(len(bad), len(training) + len(validation), output / BAD_IMAGES),
+        )
+    if not good or not scored:
+        which = "train" if not good else "score"
+        raise DataError(f"none of the images to {which} on can be read; see {output / BAD_IMAGES}")
+    return ExampleMaterial(
+        good,
+        scored,
+        _tokenizer(options, good),
+        options.config,
+        cache=output / FEATURES,
+        augment=options.augment,
+        views=options.views,
+        max_tokens=options.max_tokens,
+        threads=options.threads,
+    )
+
+
+def _split(options: TrainingOptions) -> tuple[list[Example], list[Example]]:
+    """Return what to train on, and what to score on."""
+    splits = splits_of(options.data)
+    training = read_examples(splits.get("train", options.data), options.images)
+    elsewhere = options.validation or splits.get("validation")
+    if elsewhere is not None:
+        validation = _read_validation(elsewhere, options.images)
+        known = {example.uri for example in training}
+        both = [example.uri for example in validation if example.uri in known]
+        if both:
+            raise DataError(
+                f"{len(both)} images are to be trained on and scored on, such as {both[0]}; "
+                "take them out of one of the two"
+            )
+    else:
+        training, validation = _hold_back(training, options.config.seed)
+    return training, _with_words(validation)
+
+
+def _read_validation(data: str, images: str | None) -> list[Example]:
+    """Read it with images at their usual place, or else where the others lie."""
+    try:
+        return read_examples(data)
+    except DataError:
+        if images is None:
+            raise
+        return read_examples(data, images)
+
+
+def _hold_back(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
+    if len(examples) < 2:
+        raise DataError("there is one image; give at least two: one is held back to score on")
+    count = min(_MOST_HELD_BACK, max(1, round(_HELD_BACK * len(examples))))
+    held = set(np.random.default_rng(seed).permutation(len(examples))[:count].tolist())
+    logger.info("%d of %d images are held back to score on", count, len(examples))
+    return (
+        [example for number, example in enumerate(examples) if number not in held],
+        [example for number, example in enumerate(examples) if number in held],
+    )
+
+
+def _with_words(examples: Sequence[Example]) -> list[Example]:
+    """Leave out captions without a word: nothing can be held against them."""
+    kept = [
+        Example(example.uri, said)
+        for example in examples
+        if (said := tuple(caption for caption in example.captions if words(caption)))
+    ]
+    if not kept:
+        raise DataError("no image to score on has a caption with a word in it")
+    return kept
+
+
+def _hash(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps([example.uri, example.captions]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _tokenizer(options: TrainingOptions, examples: Sequence[Example]) -> CaptionTokenizer:
+    if options.decoder.startswith(LANGUAGE_MODEL):
+        return _adopted(options.decoder.removeprefix(LANGUAGE_MODEL))
+    return CaptionTokenizer.train(
+        (caption for example in examples for caption in example.captions),
+        options.words,
+        vocabulary_size=options.vocabulary_size,
+        min_frequency=options.min_frequency,
+        punctuation=options.punctuation,
+    )
+
+
+def _adopted(name: str) -> CaptionTokenizer:
+    """Take over the words of a pretrained language model."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = local_folder(name, Path(temporary)) / "tokenizer.json"
+        try:
+            return CaptionTokenizer.adopt(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelLoadError(cannot_load(name, f"tokenizer.json: {error}")) from error
+
+
+def _check_decoder(options: TrainingOptions) -> None:
+    """Check what was asked of the decoder, before time is spent on the data."""
+    given = set(options.decoder_settings)
+    if options.decoder.startswith(LANGUAGE_MODEL):
+        default = TrainingOptions(data="", output="")
+        given |= {name for name in _WORDS if getattr(options, name) != getattr(default, name)}
+        if given:
+            raise ValueError(f"{min(given)} is given, but {options.decoder} brings its own")
+        return
+    if options.decoder not in ("lstm", "transformer"):
+        raise ValueError(f"decoder is {options.decoder!r}; use lstm, transformer or lm:NAME")
+    kind, _ = DECODERS[options.decoder]
+    if wrong := given - {field.name for field in fields(kind)}:
+        raise ValueError(f"{min(wrong)} is not for a decoder of the kind {options.decoder}")
+    config = kind(vocabulary_size=_ANY_SIZE, **options.decoder_settings)
+    if config.fusion != "attention" and options.config.doubly_stochastic:
+        raise ValueError(
+            f"doubly_stochastic is {options.config.doubly_stochastic}, but with {config.fusion} "
+            "fusion there is no attention; leave it out"
+        )
+
+
+def _model(options: TrainingOptions, encoder: Encoder, tokenizer: CaptionTokenizer) -> CaptionModel:
+    weights: dict[str, Tensor] = {}
+    if options.decoder.startswith(LANGUAGE_MODEL):
+        name = options.decoder.removeprefix(LANGUAGE_MODEL)
+        decoder: DecoderConfig
+        decoder, weights = language_model_from_pretrained(name, len(tokenizer))
+    else:
+        kind, _ = DECODERS[options.decoder]
+        decoder = kind(vocabulary_size=len(tokenizer), **options.decoder_settings)
+    model = CaptionModel(ModelConfig(name=options.name, encoder=encoder.config, decoder=decoder))
+    model.encoder.load_state_dict(encoder.state_dict())
+    model.decoder.load_state_dict({**model.decoder.state_dict(), **weights})
+    thaw(model.encoder, options.config.thaw)
+    return model

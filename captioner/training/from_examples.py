@@ -1,0 +1,183 @@
+"""Training on users' own images and captions."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from captioner.contract import Captioner
+from captioner.evaluation.captions import caption_examples
+from captioner.evaluation.metrics import NAMES, require_pycocoevalcap, score
+from captioner.model import CaptionModel, prepare
+from captioner.tokenizer import CaptionTokenizer
+from captioner.training.augment import UNCHANGED, AugmentConfig, Pixels
+from captioner.training.batch import Batches
+from captioner.training.captions import LoaderConfig
+from captioner.training.config import TrainingConfig
+from captioner.training.features import ViewConfig, cache_features
+from captioner.training.images import load_image
+from captioner.training.loader import ExampleLoader, FeatureLoader
+from captioner.training.material import PICTURES
+from captioner.training.objective import CaptionObjective
+from captioner.training.sources import Example
+
+_ENOUGH_FOR_CIDER = 10
+
+
+@dataclass
+class ExampleMaterial:
+    """Images with captions, all of which can be decoded.
+
+    Attributes:
+        examples: to train on.
+        validation: to score on.
+        tokenizer: trained on the captions.
+        config: how.
+        cache: folder for what a frozen encoder saw.
+        augment: how pictures may be changed.
+        views: in how many ways a frozen encoder sees each picture; 0 keeps nothing of it and
+            encodes anew.
+        max_tokens: longer captions are cut.
+        threads: that read and decode.
+    """
+
+    examples: Sequence[Example]
+    validation: Sequence[Example]
+    tokenizer: CaptionTokenizer
+    config: TrainingConfig
+    cache: Path
+    augment: AugmentConfig = UNCHANGED
+    views: int = 1
+    max_tokens: int = 64
+    threads: int = 4
+    best_by: str = field(init=False)
+    facts: dict[str, object] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Check what was asked for, before time is spent on it, and tell what the data is.
+
+        Raises:
+            ModuleNotFoundError: if pycocoevalcap is not installed.
+            ValueError: if views, changes and what learns do not fit together.
+        """
+        require_pycocoevalcap()
+        frozen = self.config.thaw == "none"
+        if frozen and self.views == 1 and self.augment != UNCHANGED:
+            raise ValueError(
+                "views is 1, and the one view that a frozen encoder keeps is the plain picture: "
+                "give more views, or 0 to encode each time, or change no pictures"
+            )
+        if self.views > 1 and self.config.encoder_learns(0):
+            raise ValueError(
+                f"views is {self.views}, but the encoder learns from the start, so nothing that it "
+                "saw can be kept; leave views out"
+            )
+        if self.views < 0:
+            raise ValueError(f"views is {self.views}; use 0 or more")
+        self._loader, self._views = self._loader_config(), self._view_config()
+        # CIDEr asks how rare words are, which few captions cannot tell; of one image it is 0.
+        self.best_by = "cider" if len(self.validation) >= _ENOUGH_FOR_CIDER else "rouge_l"
+        captions = sum(len(example.captions) for example in self.examples)
+        self.facts = {
+            "data": f"{len(self.examples):,} images with {captions:,} captions",
+            "scores": f"on {len(self.validation):,} images, greedy, times 100 as papers have it",
+            "words": f"{len(self.tokenizer):,}",
+        }
+
+    def epochs(self, model: CaptionModel) -> Callable[[int], Batches]:
+        """Read from disk what a frozen encoder saw, and decode images where the encoder learns.
+
+        Either is prepared when it is first asked for.
+        """
+
+        @cache
+        def loader(from_disk: bool) -> Batches:
+            return self._seen(model) if from_disk else self._pixels(model)
+
+        return lambda epoch: loader(self.views > 0 and not self.config.encoder_learns(epoch))
+
+    def _loader_config(self) -> LoaderConfig:
+        most = max(len(example.captions) for example in self.examples)
+        return LoaderConfig(
+            batch_size=self.config.batch_size,
+            captions_per_image=min(self.config.captions_per_image, most),
+            max_tokens=self.max_tokens,
+            seed=self.config.seed,
+        )
+
+    def _view_config(self) -> ViewConfig:
+        return ViewConfig(
+            views=max(1, self.views),
+            augment=self.augment if self.views > 1 else UNCHANGED,
+            seed=self.config.seed,
+        )
+
+    def _pixels(self, model: CaptionModel) -> ExampleLoader:
+        size = model.config.encoder.image_size
+        return ExampleLoader(
+            self.examples,
+            self.tokenizer,
+            self._loader,
+            prepare=lambda image: prepare(image, size).pixels,
+            augment=self.augment,
+            draft_size=(2 * size, 2 * size),  # Enough for crops, and much faster to decode.
+            threads=self.threads,
+        )
+
+    def _seen(self, model: CaptionModel) -> FeatureLoader:
+        size, device = model.config.encoder.image_size, next(model.parameters()).device
+        half = self.config.precision == "bfloat16"
+
+        def encode(pixels: Pixels) -> Tensor:
+            with torch.autocast(device.type, torch.bfloat16, enabled=half):
+                return model.encode(torch.from_numpy(pixels).to(device))
+
+        model.eval()
+        features = cache_features(
+            self.cache,
+            self.examples,
+            encode,
+            _encoder_id(model, self.config.precision),
+            prepare=lambda image: prepare(image, size).pixels,
+            config=self._views,
+            threads=self.threads,
+        )
+        return FeatureLoader(features, self.examples, self.tokenizer, self._loader)
+
+    def objective(self, model: CaptionModel) -> CaptionObjective:
+        """Return the losses of captions, and of attention where it is asked for."""
+        return CaptionObjective(
+            pad=self.tokenizer.pad,
+            label_smoothing=self.config.label_smoothing,
+            doubly_stochastic=self.config.doubly_stochastic,
+        )
+
+    def validate(self, captioner: Captioner) -> dict[str, float]:
+        """Hold captions against what people wrote; scores are times 100, as papers have them."""
+        captions = caption_examples(captioner, self.validation, threads=self.threads)
+        scores = score(
+            [caption.text for caption in captions],
+            [example.captions for example in self.validation],
+        )
+        return {name: 100 * getattr(scores, name).value for name in NAMES}
+
+    def pictures(self) -> Sequence[Image.Image]:
+        """Return the first images that are scored on."""
+        return [load_image(example.uri) for example in self.validation[:PICTURES]]
+
+
+def _encoder_id(model: CaptionModel, precision: str) -> str:
+    """Hash everything that decides what an encoder sees of a picture."""
+    config = model.config.encoder
+    about = [type(config).__name__, asdict(config), precision]  # type: ignore[call-overload]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, value in sorted(model.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

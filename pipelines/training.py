@@ -1,0 +1,112 @@
+"""The commands `train` and `evaluate`."""
+
+import argparse
+import json
+import logging
+import re
+from dataclasses import fields
+from typing import Any
+
+from captioner.evaluation.run import Evaluation, evaluate
+from captioner.loading import load
+from captioner.training.assemble import assemble
+from captioner.training.augment import AugmentConfig
+from captioner.training.config import TrainingConfig
+from captioner.training.loop import DivergedError
+from captioner.training.options import TrainingOptions
+from captioner.training.precision import fastest_precision
+from captioner.training.sources import DataError
+from captioner.training.state import StateError
+from pipelines import storage
+from pipelines.commands import CommandError, UsageError, decoding_config, refuse_credentials, uri_of
+from pipelines.options import EXIT_DONE
+from pipelines.training_options import DECODER_FIELDS
+from schemas.uris import redact
+
+_FROM_NOTHING = ("grid", "vit")
+_URIS = ("data", "images", "validation", "encoder", "decoder")
+_PREFIX = re.compile("(timm|regions|lm):(?!//)")
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train a captioner; what was begun before is gone on with.
+
+    Raises:
+        CommandError: if training cannot go on.
+        UsageError: naming the option that cannot be used.
+    """
+    logging.getLogger("captioner").setLevel(logging.INFO)
+    for name in _URIS:
+        if value := getattr(args, name):
+            refuse_credentials(f"--{name}", _PREFIX.sub("", value, count=1))
+    if "://" in args.output:
+        raise UsageError(
+            f"--output {redact(args.output)} is no local folder; train into one, and copy what "
+            "comes out"
+        )
+    try:
+        run = assemble(_options(args))
+    except (ModuleNotFoundError, StateError, ValueError) as error:
+        raise UsageError(str(error)) from error
+    try:
+        scores = run.run()
+    except (DataError, DivergedError) as error:
+        raise CommandError(str(error)) from error
+    for name, value in scores.items():
+        print(f"{name:18} {value:8.3f}")
+    print(f"the best epoch is in {run.best}; use it: captioner annotate --model {run.best}")
+    return EXIT_DONE
+
+
+def _options(args: argparse.Namespace) -> TrainingOptions:
+    given = vars(args)
+    thaw = args.thaw or ("all" if args.encoder in _FROM_NOTHING else "none")
+    config = {**_of(TrainingConfig, given), "thaw": thaw}
+    config["precision"] = args.precision or fastest_precision(args.device)
+    settings = {name: given[name] for name in (*DECODER_FIELDS, "tied") if name in given}
+    plain = {
+        name: given[name]
+        for name in (field.name for field in fields(TrainingOptions))
+        if name in given
+    }
+    plain["languages"] = tuple(args.languages)
+    return TrainingOptions(
+        **plain,
+        punctuation=not args.drop_punctuation,
+        decoder_settings=settings,
+        augment=AugmentConfig(**_of(AugmentConfig, given)),
+        config=TrainingConfig(**config),
+    )
+
+
+def _of(config: type[Any], given: dict[str, Any]) -> dict[str, Any]:
+    return {field.name: given[field.name] for field in fields(config) if field.name in given}
+
+
+def evaluate_model(args: argparse.Namespace) -> int:
+    """Score a model's captions, show the scores, and write them where that is asked for.
+
+    Raises:
+        UsageError: naming what cannot be used.
+    """
+    for name in ("data", "images", "model"):
+        if value := getattr(args, name):
+            refuse_credentials(f"--{name}", value)
+    output = uri_of("--output", args.output) if args.output else None
+    captioner = load(args.model, args.device, decoding_config(args))
+    try:
+        evaluation = evaluate(captioner, args.data, args.images, batch_size=args.batch_size)
+    except (DataError, ModuleNotFoundError) as error:
+        raise UsageError(str(error)) from error
+    print(evaluation.table())
+    if output is not None:
+        _write(output, evaluation)
+    return EXIT_DONE
+
+
+def _write(output: str, evaluation: Evaluation) -> None:
+    rows = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in evaluation.rows)
+    metrics = json.dumps(evaluation.metrics, indent=2) + "\n"
+    storage.write_bytes_atomically(f"{output}/captions.jsonl", rows.encode())
+    storage.write_bytes_atomically(f"{output}/metrics.json", metrics.encode())
+    print(f"metrics.json and captions.jsonl are in {output}")

@@ -1,0 +1,237 @@
+"""`captioner train` and `captioner evaluate`, as a person runs them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from captioner.loading import load
+from captioner.scenes import render, sample, write_folder
+from captioner.training.state import STATE
+from pipelines.cli import main
+from pipelines.options import EXIT_DONE, EXIT_USAGE
+from pipelines.training_options import DECODER_FIELDS
+
+MACHINE = ["--batch_size", "8", "--device", "cpu", "--precision", "float32"]
+LSTM = ["--embedding_size", "16", "--hidden_size", "24"]
+SMALL = [*LSTM, "--attention_size", "16", "--image_size", "32", *MACHINE]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    folder = str(tmp_path_factory.mktemp("data") / "scenes")
+    write_folder(folder, count=40, image_size=64)
+    return folder
+
+
+def train(data, output, *flags) -> int:
+    return main(["train", "--data", data, "--output", str(output), *SMALL, *flags])
+
+
+def epochs(output: Path) -> list[dict]:
+    return [json.loads(line) for line in (output / "epochs.jsonl").read_text().splitlines()]
+
+
+class TestTrain:
+    def test_what_a_training_leaves(self, data, tmp_path, capsys):
+        assert train(data, tmp_path / "model", "--epochs", "2") == EXIT_DONE
+        told = capsys.readouterr().out
+        assert "cider" in told
+        assert f"captioner annotate --model {tmp_path / 'model' / 'best'}" in told
+        rows = epochs(tmp_path / "model")
+        assert [row["epoch"] for row in rows] == [1, 2]
+        assert {"bleu_4", "cider"} <= set(rows[0]["scores"])
+        assert rows[1]["losses"]["captions"] < rows[0]["losses"]["captions"]
+        for name in ("best", "last"):
+            captioner = load(str(tmp_path / "model" / name), device="cpu")
+            assert captioner.model_id.startswith("captioner@")
+            card = (tmp_path / "model" / name / "README.md").read_text()
+            assert "38 images with" in card
+            assert "hidden_size: 24" in card
+        pictures = tmp_path / "model" / "attention"
+        assert sorted(path.name for path in pictures.iterdir()) == [
+            "epoch-001.png",
+            "epoch-002.png",
+        ]
+
+    def test_images_that_will_not_load_are_listed(self, data, tmp_path):
+        folder = tmp_path / "data"
+        folder.mkdir()
+        for path in Path(data).iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+        (folder / "scene-000003.jpg").write_bytes(b"no image")
+        (folder / "scene-000007.jpg").unlink()
+        assert train(str(folder), tmp_path / "model", "--epochs", "1") == EXIT_DONE
+        listed = (tmp_path / "model" / "bad_images.txt").read_text().splitlines()
+        assert sorted(line.partition("\t")[0].rpartition("/")[2] for line in listed) == [
+            "scene-000003.jpg",
+            "scene-000007.jpg",
+        ]
+
+    def test_scenes_need_no_files(self, tmp_path):
+        flags = ["--epochs", "1", "--languages", "zh", "en", "--threads", "1"]
+        assert train("scenes:32", tmp_path / "model", *flags) == EXIT_DONE
+        assert set(epochs(tmp_path / "model")[0]["scores"]) == {
+            "true_captions",
+            "true_captions_en",
+            "true_captions_zh",
+            "stated_facts",
+        }
+        captioner = load(str(tmp_path / "model" / "last"), device="cpu")
+        assert captioner.tokenizer.languages == ("zh", "en")
+
+    @pytest.mark.parametrize(
+        ("flags", "part"),
+        [
+            (["--decoder", "transformer", "--width", "16", "--layers", "1"], "Transformer"),
+            ([*LSTM, "--attention", "multi_head", "--heads", "2"], "LSTM"),
+            ([*LSTM, "--fusion", "early"], "Early"),
+            (["--decoder", "transformer", "--width", "16", "--fusion", "late"], "Late"),
+            ([*LSTM, "--encoder", "vit", "--image_size", "48"], "LSTM"),
+            ([*LSTM, "--words", "byte_pair", "--vocabulary_size", "300"], "LSTM"),
+            ([*LSTM, "--schedule", "alternating"], "LSTM"),
+            ([*LSTM, "--crop_scale", "0.8", "--colour", "0.2", "--flip", "--tied"], "LSTM"),
+        ],
+    )
+    def test_other_models_and_ways(self, data, tmp_path, flags, part):
+        if "--image_size" not in flags:
+            flags = [*flags, "--image_size", "32"]
+        command = ["train", "--data", data, "--output", str(tmp_path), "--epochs", "1", *MACHINE]
+        assert main([*command, *flags]) == EXIT_DONE
+        captioner = load(str(tmp_path / "best"), device="cpu")
+        assert part in type(captioner.model.decoder).__name__
+        (caption,) = captioner.caption([captioner.prepare(render(sample(5)))])
+        assert caption.tokens
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--data", "nowhere"], "nowhere"),
+            (["--data", "scenes:0"], "'scenes:0' names no scenes; use scenes:1 to"),
+            (["--encoder", "grid", "--image_size", "33"], "image_size is 33"),
+            (["--decoder", "mamba"], "decoder is 'mamba'; use lstm, transformer or lm:NAME"),
+            (["--width", "64"], "width is not for a decoder of the kind lstm"),
+            (["--thaw", "last:99"], "'last:99' names no layers"),
+            (["--schedule", "decoder_first"], "decoder_epochs is 0"),
+            (["--output", "gs://bucket/model"], "no local folder"),
+            (["--name", "my model"], "name is 'my model'; use 1 to 64 letters"),
+            (["--doubly_stochastic", "1", "--fusion", "late"], "fusion there is no attention"),
+            (["--views", "3"], "the encoder learns from the start"),
+            (["--max_tokens", "2"], "max_tokens is 2; use 3"),
+            (["--data", "scenes:9", "--words", "byte_pair"], "drawn scenes know no words"),
+            (["--decoder", "lm:https://u:secret@host/x"], "carries"),
+            (["--languages", "zh"], "languages are given, but they are for scenes"),
+            (["--data", "scenes:9", "--languages", "fr"], "'fr'"),
+            (["--data", "https://user:secret@host/x"], "carries"),
+            (["--fusion", "sideways"], "fusion is 'sideways'"),
+            (["--epochs", "0"], "'0' is not a whole number above 0"),
+            (["--learning-rat", "1"], "did you mean --learning_rate?"),
+        ],
+    )
+    def test_wrong_usage_is_told(self, data, tmp_path, capsys, flags, message):
+        given = {"--data": data, "--output": str(tmp_path / "model")}
+        given |= dict(zip(flags[::2], flags[1::2], strict=True))
+        try:
+            status = main(["train", *(part for pair in given.items() for part in pair)])
+        except SystemExit as exit:
+            status = exit.code
+        assert status == EXIT_USAGE
+        told = capsys.readouterr().err
+        assert message in told
+        assert "Traceback" not in told
+        assert "secret" not in told
+
+    def test_flags_of_decoders_are_fields_of_decoders(self):
+        from captioner.decoders import LSTMDecoderConfig, TransformerDecoderConfig
+
+        known = {
+            field.name
+            for config in (LSTMDecoderConfig, TransformerDecoderConfig)
+            for field in fields(config)
+        }
+        assert {*DECODER_FIELDS, "tied", "vocabulary_size"} == known
+
+    def test_fewer_scenes_than_a_batch_still_teach(self, tmp_path):
+        assert train("scenes:4", tmp_path, "--epochs", "2", "--threads", "1") == EXIT_DONE
+        first, second = (row["losses"]["captions"] for row in epochs(tmp_path))
+        assert second < first
+
+
+class TestResume:
+    def test_killed_and_started_again_it_ends_with_the_same_weights(self, data, tmp_path):
+        flags = ["--epochs", "3", "--seed", "5"]
+        assert train(data, tmp_path / "unbroken", *flags) == EXIT_DONE
+        command = [sys.executable, "-m", "pipelines.cli", "train", "--data", data, *SMALL, *flags]
+        command += ["--output", str(tmp_path / "killed")]
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+        )
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "killed" / STATE).exists() and time.monotonic() < deadline:
+            assert process.poll() is None, "it ended by itself"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        before = len(epochs(tmp_path / "killed"))
+        assert 1 <= before < 3
+        assert train(data, tmp_path / "killed", *flags) == EXIT_DONE
+        for name in ("best", "last"):
+            one, other = (
+                load(str(tmp_path / run / name), device="cpu").model_id
+                for run in ("unbroken", "killed")
+            )
+            assert one == other
+        scores = [
+            [row["scores"] for row in epochs(tmp_path / run)] for run in ("unbroken", "killed")
+        ]
+        assert scores[0] == scores[1]
+
+    def test_a_finished_training_says_its_scores_again(self, data, tmp_path, capsys):
+        assert train(data, tmp_path / "model", "--epochs", "1") == EXIT_DONE
+        before = capsys.readouterr().out
+        assert train(data, tmp_path / "model", "--epochs", "1") == EXIT_DONE
+        assert capsys.readouterr().out == before
+
+    def test_another_training_is_not_gone_on_with(self, data, tmp_path, capsys):
+        assert train(data, tmp_path / "model", "--epochs", "1") == EXIT_DONE
+        assert train(data, tmp_path / "model", "--epochs", "2") == EXIT_USAGE
+        assert "epochs was 1 and is 2" in capsys.readouterr().err
+
+
+class TestEvaluate:
+    def test_scores_against_people(self, data, tmp_path, capsys):
+        output = tmp_path / "scores"
+        assert main(["evaluate", "--data", data, "--output", str(output)]) == EXIT_DONE
+        told = capsys.readouterr().out
+        assert "BLEU-4" in told
+        assert "95% interval" in told
+        metrics = json.loads((output / "metrics.json").read_text())
+        assert metrics["images"] == 40
+        assert metrics["bleu_4"]["low"] <= metrics["bleu_4"]["value"] <= metrics["bleu_4"]["high"]
+        assert metrics["model_id"].startswith("scenes@")
+        rows = [json.loads(line) for line in (output / "captions.jsonl").read_text().splitlines()]
+        assert len(rows) == 40
+        assert {"uri", "caption", "references"} == set(rows[0])
+
+    def test_scenes_against_the_truth(self, capsys):
+        assert main(["evaluate", "--data", "scenes:40"]) == EXIT_DONE
+        assert "true captions" in capsys.readouterr().out
+
+    def test_decoding_is_part_of_what_is_scored(self, data, tmp_path):
+        flags = ["--strategy", "beam", "--beam_size", "2", "--max_length", "4"]
+        command = ["evaluate", "--data", data, "--output", str(tmp_path), *flags]
+        assert main(command) == EXIT_DONE
+        metrics = json.loads((tmp_path / "metrics.json").read_text())
+        assert metrics["decoding"]["beam_size"] == 2
+        rows = [json.loads(line) for line in (tmp_path / "captions.jsonl").read_text().splitlines()]
+        assert max(len(row["caption"].split()) for row in rows) <= 4
+
+    def test_nothing_to_score(self, tmp_path, capsys):
+        assert main(["evaluate", "--data", str(tmp_path)]) == EXIT_USAGE
+        assert "holds no captions" in capsys.readouterr().err
