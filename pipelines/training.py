@@ -52,6 +52,8 @@ def train(args: argparse.Namespace) -> int:
         scores = run.run()
     except (DataError, DivergedError) as error:
         raise CommandError(str(error)) from error
+    if not run.leads:
+        return EXIT_DONE
     for name, value in scores.items():
         print(f"{name:18} {value:8.3f}")
     print(f"the best epoch is in {run.best}; use it: captioner annotate --model {run.best}")

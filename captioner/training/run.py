@@ -67,6 +67,11 @@ class TrainingRun:
         """The folder of the best epoch's model."""
         return self._output / BEST
 
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that speaks for all: the first, or the only one."""
+        return bool(self.trainer.accelerator.is_main_process)
+
     def run(self) -> dict[str, float]:
         """Train to the end and return the best epoch's scores."""
         if not self.trainer.progress.finished:

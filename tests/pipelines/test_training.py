@@ -17,6 +17,7 @@ from captioner.training.state import STATE
 from pipelines.cli import main
 from pipelines.options import EXIT_DONE, EXIT_USAGE
 from pipelines.training_options import DECODER_FIELDS
+from tests.captioner.encoders import tiny
 
 MACHINE = ["--batch_size", "8", "--device", "cpu", "--precision", "float32"]
 LSTM = ["--embedding_size", "16", "--hidden_size", "24"]
@@ -202,6 +203,28 @@ class TestResume:
         assert train(data, tmp_path / "model", "--epochs", "1") == EXIT_DONE
         assert train(data, tmp_path / "model", "--epochs", "2") == EXIT_USAGE
         assert "epochs was 1 and is 2" in capsys.readouterr().err
+
+
+class TestSeveralProcesses:
+    def test_two_learn_together(self, data, tmp_path, capsys):
+        """With a frozen encoder, so that both need what only one of them encodes."""
+        _, settings = tiny.BACKBONES["mobilenet_v1"]
+        network = tiny.make("mobilenet_v1", settings)
+        encoder = tiny.save(network, tmp_path / "network", {"height": 32, "width": 32})
+        output = tmp_path / "model"
+        flags = ["train", "--data", data, "--encoder", encoder, "--output", str(output)]
+        flags += ["--epochs", "2", "--image_size", "32", *LSTM, *MACHINE]
+        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launch += ["--nproc_per_node", "2", "-m", "pipelines.cli"]
+        done = subprocess.run(
+            [*launch, *flags], capture_output=True, text=True, timeout=240, check=False
+        )
+        assert done.returncode == EXIT_DONE, done.stderr
+        assert done.stdout.count("the best epoch is in") == 1
+        assert [row["epoch"] for row in epochs(output)] == [1, 2]
+        assert load(str(output / "best"), device="cpu").model_id
+        assert main(flags) == EXIT_USAGE
+        assert "processes was 2 and is 1" in capsys.readouterr().err
 
 
 class TestEvaluate:
