@@ -98,9 +98,9 @@ def evaluate_model(args: argparse.Namespace) -> int:
     captioner = load(args.model, args.device, decoding_config(args))
     try:
         evaluation = evaluate(captioner, args.data, args.images, batch_size=args.batch_size)
-    except (DataError, ModuleNotFoundError) as error:
+    except (ModuleNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
-    print(evaluation.table())
+    print(evaluation.table)
     if output is not None:
         _write(output, evaluation)
     return EXIT_DONE

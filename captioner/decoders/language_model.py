@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from captioner.contract import ModelLoadError
 from captioner.decoders.base import check_range, select_images, start_captions
-from captioner.library_settings import check_settings
+from captioner.third_party_settings import check_settings
 
 MODEL_TYPES = frozenset(["gpt2"])
 """Which models are known, by ``model_type``."""

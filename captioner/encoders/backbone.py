@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from captioner.contract import ModelLoadError
-from captioner.encoders.library import MapEncoder, check_view
-from captioner.library_settings import check_settings
+from captioner.encoders.third_party import MapEncoder, check_view
+from captioner.third_party_settings import check_settings
 
 BACKBONES = {
     "blip_vision_model": "BlipVisionModel",

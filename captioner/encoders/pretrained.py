@@ -16,7 +16,6 @@ from captioner.encoders.backbone import (
     BackboneEncoderConfig,
     without_pooler,
 )
-from captioner.encoders.library import owned
 from captioner.encoders.regions import (
     DETECTORS,
     REGIONS,
@@ -24,6 +23,7 @@ from captioner.encoders.regions import (
     RegionEncoderConfig,
     boxes_found,
 )
+from captioner.encoders.third_party import owned
 from captioner.huggingface.files import cannot_load, image_settings, local_folder
 from captioner.huggingface.loading import import_transformers
 

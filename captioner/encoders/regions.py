@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.encoders.backbone import build, check_kind
-from captioner.encoders.library import LibraryEncoder, blocks, check_view
+from captioner.encoders.third_party import ThirdPartyEncoder, blocks, check_view
 
 DETECTORS = {
     "conditional_detr": "ConditionalDetrForObjectDetection",
@@ -82,7 +82,7 @@ def boxes_found(settings: dict[str, Any]) -> int:
     return int(settings.get("num_detection_tokens") or settings.get("num_queries", REGIONS))
 
 
-class RegionEncoder(LibraryEncoder):
+class RegionEncoder(ThirdPartyEncoder):
     """A picture [b x 3 x size x size], from 0 to 1, to features [b x regions x f].
 
     Each region's features are the detector's of the object, then its box: left, top, right,

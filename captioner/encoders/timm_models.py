@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from captioner.contract import ModelLoadError
-from captioner.encoders.library import MapEncoder, check_view, owned
+from captioner.encoders.third_party import MapEncoder, check_view, owned
 
 INSTALL = "pip install 'captioner[timm]'"
 

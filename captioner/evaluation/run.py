@@ -8,14 +8,11 @@ from captioner.contract import Captioner
 from captioner.evaluation.captions import caption_examples
 from captioner.evaluation.metrics import require_pycocoevalcap, score
 from captioner.evaluation.scenes import score_on_scenes
-from captioner.scenes import TEST
+from captioner.scenes import TEST, scene_count
 from captioner.tokenizer import words
 from captioner.training.images import check
 from captioner.training.sources import DataError, Example, read_examples
 from schemas.uris import redact
-
-SCENES = "scenes:"
-_MOST_SCENES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -25,16 +22,12 @@ class Evaluation:
     Attributes:
         metrics: scores, and what they are of; ready for JSON.
         rows: what was said of each image, what people said, and each image that was left out.
-        shown: the scores as a table.
+        table: the scores, a line each.
     """
 
     metrics: dict[str, Any]
     rows: list[dict[str, Any]]
-    shown: str
-
-    def table(self) -> str:
-        """The scores, a line each."""
-        return self.shown
+    table: str
 
 
 def evaluate(
@@ -51,14 +44,15 @@ def evaluate(
     Raises:
         DataError: if there is nothing to score.
         ModuleNotFoundError: if pycocoevalcap is not installed.
+        ValueError: if N is no such number.
     """
     about = {
         "model_id": captioner.model_id,
         "decoding": {"id": captioner.decoding.id, **asdict(captioner.decoding)},
         "data": redact(data),
     }
-    if data.startswith(SCENES):
-        return _on_scenes(captioner, data, batch_size, about)
+    if (count := scene_count(data)) is not None:
+        return _on_scenes(captioner, count, batch_size, about)
     require_pycocoevalcap()
     examples, left_out = _usable(read_examples(data, images))
     captions = caption_examples(captioner, examples, batch_size=batch_size)
@@ -70,11 +64,11 @@ def evaluate(
     ]
     rows += [{"uri": uri, "left_out": why} for uri, why in left_out.items()]
     metrics = {**about, "left_out": len(left_out), **scores.as_dict()}
-    shown = scores.table()
+    table = scores.table()
     if left_out:
         uri, why = next(iter(left_out.items()))
-        shown += f"\nleft out {len(left_out):,} images, such as {redact(uri)}: {why}"
-    return Evaluation(metrics, rows, shown)
+        table += f"\nleft out {len(left_out):,} images, such as {redact(uri)}: {why}"
+    return Evaluation(metrics, rows, table)
 
 
 def _usable(examples: Sequence[Example]) -> tuple[list[Example], dict[str, str]]:
@@ -94,14 +88,11 @@ def _usable(examples: Sequence[Example]) -> tuple[list[Example], dict[str, str]]
 
 
 def _on_scenes(
-    captioner: Captioner, data: str, batch_size: int, about: dict[str, Any]
+    captioner: Captioner, count: int, batch_size: int, about: dict[str, Any]
 ) -> Evaluation:
-    count = data.removeprefix(SCENES)
-    if not count.isdigit() or not 1 <= int(count) <= _MOST_SCENES:
-        raise DataError(f"{data!r} names no scenes; use {SCENES}1 to {SCENES}{_MOST_SCENES}")
-    scores = score_on_scenes(captioner, TEST, int(count), batch_size)
+    scores = score_on_scenes(captioner, TEST, count, batch_size)
     metrics = {**about, **asdict(scores)}
-    shown = "\n".join(
+    table = "\n".join(
         [
             f"{scores.scenes:,} unseen scenes",
             f"true captions {scores.true_captions:7.1%}   95% interval "
@@ -112,4 +103,4 @@ def _on_scenes(
             *(f"  {problem}: {times:,}" for problem, times in scores.problems[:5]),
         ]
     )
-    return Evaluation(metrics, [], shown)
+    return Evaluation(metrics, [], table)

@@ -4,7 +4,7 @@ from captioner.scenes.combinations import HELD_OUT, samples_with, samples_withou
 from captioner.scenes.folder import write_folder
 from captioner.scenes.grammar import Facts, Judgement, captions, judge, parse
 from captioner.scenes.renderer import IMAGE_SIZE, render
-from captioner.scenes.sampler import TEST, TRAINING, VALIDATION, sample, samples
+from captioner.scenes.sampler import TEST, TRAINING, VALIDATION, sample, samples, scene_count
 from captioner.scenes.world import Relation, Scene, SceneObject
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "samples",
     "samples_with",
     "samples_without",
+    "scene_count",
     "write_folder",
 ]

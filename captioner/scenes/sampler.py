@@ -25,10 +25,28 @@ from captioner.scenes.world import (
 TRAINING, VALIDATION, TEST = 0, 1_000_000, 2_000_000
 """Where the seeds of each part begin; no part may take more than a million."""
 
+_PREFIX = "scenes:"
+_MOST_SCENES = 500_000
+"""In one part: as training leaves some seeds out, it needs more of them than it has scenes."""
+
 _MASK_PIXELS = 128
 _TRIES_AN_OBJECT = 12
 _QUARTER_TURNS = (0, 90, 180, 270)
 _EDGE = 0.02
+
+
+def scene_count(data: str) -> int | None:
+    """Return how many drawn scenes ``data`` asks for, as ``scenes:N``; None if it is a place.
+
+    Raises:
+        ValueError: if N is no such number.
+    """
+    if not data.startswith(_PREFIX):
+        return None
+    count = data.removeprefix(_PREFIX)
+    if not count.isdecimal() or not 1 <= int(count) <= _MOST_SCENES:
+        raise ValueError(f"{data!r} names no scenes; use {_PREFIX}1 to {_PREFIX}{_MOST_SCENES}")
+    return int(count)
 
 
 def sample(seed: int) -> Scene:

@@ -18,9 +18,10 @@ from captioner.encoders import Encoder, thaw
 from captioner.encoders.from_name import encoder_from_name
 from captioner.huggingface.files import cannot_load, local_folder
 from captioner.model import CaptionModel, ModelConfig, check_name
+from captioner.scenes import scene_count
 from captioner.tokenizer import CaptionTokenizer, words
 from captioner.training.from_examples import ExampleMaterial
-from captioner.training.from_scenes import PREFIX, SceneMaterial
+from captioner.training.from_scenes import SceneMaterial
 from captioner.training.images import check
 from captioner.training.loop import import_accelerate
 from captioner.training.material import Material
@@ -57,8 +58,8 @@ def assemble(options: TrainingOptions) -> TrainingRun:
     output.mkdir(parents=True, exist_ok=True)
     settings = options.settings()
     material: Material
-    if options.data.startswith(PREFIX):
-        material = _scenes(options)
+    if (count := scene_count(options.data)) is not None:
+        material = _scenes(options, count)
     else:
         material = _examples(options, output)
         settings["data_hash"] = _hash([*material.examples, *material.validation])
@@ -72,10 +73,7 @@ def assemble(options: TrainingOptions) -> TrainingRun:
     )
 
 
-def _scenes(options: TrainingOptions) -> SceneMaterial:
-    count = options.data.removeprefix(PREFIX)
-    if not count.isdigit() or not 1 <= int(count) <= 1_000_000:
-        raise DataError(f"{options.data!r} names no scenes; use {PREFIX}1 to {PREFIX}1000000")
+def _scenes(options: TrainingOptions, count: int) -> SceneMaterial:
     default = TrainingOptions(data="", output="")
     for name in _NOT_OF_SCENES:
         if (value := getattr(options, name)) != getattr(default, name):
@@ -86,7 +84,7 @@ def _scenes(options: TrainingOptions) -> SceneMaterial:
             f"with {options.encoder} is for images with captions"
         )
     return SceneMaterial(
-        int(count),
+        count,
         options.config,
         languages=options.languages or ("en",),
         workers=options.threads,

@@ -22,9 +22,6 @@ from captioner.training.scenes import (
     scene_tokenizer,
 )
 
-PREFIX = "scenes:"
-"""``--data scenes:50000`` trains on that many scenes."""
-
 
 @dataclass
 class SceneMaterial:

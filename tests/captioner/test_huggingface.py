@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from PIL import Image
 
 from captioner import huggingface
 from captioner.contract import Caption, DecodingConfig, ModelLoadError
 from captioner.huggingface import HuggingFaceCaptioner, View
 from schemas.tables import FEATURES
-
-transformers = pytest.importorskip("transformers")
 
 KINDS = ["vision-encoder-decoder", "blip", "git"]
 WORDS = ["<pad>", "<start>", "<stop>", "<unk>", *(f"word{n}" for n in range(28))]

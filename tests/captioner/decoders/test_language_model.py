@@ -7,6 +7,7 @@ import fsspec
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from torch import Tensor
 
 from captioner.contract import ModelLoadError
@@ -15,8 +16,6 @@ from captioner.decoders import (
     LanguageModelDecoderConfig,
     language_model_from_pretrained,
 )
-
-transformers = pytest.importorskip("transformers")
 
 WORDS, FEATURES, WIDTH = 23, 6, 16
 TINY = {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 12, "initializer_range": 0.3}

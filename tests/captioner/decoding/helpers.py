@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-import pytest
 import torch
 from torch import Tensor, nn
 
@@ -115,7 +114,6 @@ def fused(name: str, fusion: str, vocabulary: int = 11) -> nn.Module:
 
 
 def language_model(vocabulary: int = 11) -> nn.Module:
-    pytest.importorskip("transformers")
     torch.manual_seed(5)
     settings = {"model_type": "gpt2", "vocab_size": vocabulary, "add_cross_attention": True}
     settings |= {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 20}

@@ -8,9 +8,6 @@ from torch import Tensor, nn
 
 from captioner.contract import ModelLoadError
 from captioner.encoders import BackboneEncoder, BackboneEncoderConfig, encoder_of, thaw
-
-pytest.importorskip("transformers")
-
 from captioner.encoders.pretrained import backbone_from_pretrained
 from tests.captioner.encoders import tiny
 

@@ -13,9 +13,6 @@ from captioner.encoders import BackboneEncoderConfig, RegionEncoderConfig, ViTEn
 from captioner.model import CaptionModel, ModelConfig
 from captioner.scenes import render, sample
 from captioner.tokenizer import CaptionTokenizer
-
-pytest.importorskip("transformers")
-
 from tests.captioner.encoders import tiny
 
 VIEW: dict[str, Any] = {"mean": tiny.MEAN, "std": tiny.STD}

@@ -2,6 +2,7 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 from captioner.contract import ModelLoadError
 from captioner.encoders import (
@@ -13,6 +14,7 @@ from captioner.encoders import (
     ViTEncoderConfig,
 )
 from captioner.encoders.from_name import encoder_from_name
+from tests.captioner.encoders import tiny
 
 
 class TestFromNothing:
@@ -32,9 +34,6 @@ class TestFromNothing:
 
 class TestPretrained:
     def test_folders_hold_networks_or_detectors(self, tmp_path):
-        pytest.importorskip("transformers")
-        from tests.captioner.encoders import tiny
-
         network = tiny.make("resnet", tiny.BACKBONES["resnet"][1])
         folder = tiny.save(network, tmp_path / "network", {"shortest_edge": 32})
         assert type(encoder_from_name(folder)) is BackboneEncoder
@@ -44,9 +43,6 @@ class TestPretrained:
         assert encoder_from_name(f"regions:{folder}").config.regions == 7
 
     def test_a_detector_gives_36_regions_if_it_finds_as_many(self, tmp_path):
-        pytest.importorskip("transformers")
-        from tests.captioner.encoders import tiny
-
         settings = {**tiny.DETECTORS["yolos"], "num_detection_tokens": 40}
         detector = tiny.make("yolos", settings, "AutoModelForObjectDetection")
         encoder = encoder_from_name(f"regions:{tiny.save(detector, tmp_path, 64)}")
@@ -57,9 +53,6 @@ class TestPretrained:
 class TestSideEffects:
     def test_checkpoints_can_be_built_after_a_library_loaded_a_model(self, tmp_path):
         """It exchanges torch.linspace meanwhile, and torch may remember the wrong one for good."""
-        pytest.importorskip("transformers")
-        from tests.captioner.encoders import tiny
-
         folder = tiny.save(tiny.make("resnet", tiny.BACKBONES["resnet"][1]), tmp_path, 32)
         torch.utils._device._device_constructors.cache_clear()  # As in a new process.
         try:
@@ -79,8 +72,6 @@ class TestErrors:
             encoder_from_name(name)
 
     def test_what_is_nowhere_is_refused_with_those_there_are(self, monkeypatch):
-        constants = pytest.importorskip("huggingface_hub.constants")
-        pytest.importorskip("transformers")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(ModelLoadError, match="'vitt' cannot be loaded.*Encoders are grid"):
             encoder_from_name("vitt")

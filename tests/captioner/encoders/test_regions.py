@@ -5,11 +5,8 @@ import safetensors.torch
 import torch
 
 from captioner.encoders import RegionEncoder, RegionEncoderConfig, encoder_of, thaw
-from captioner.encoders.regions import painted, places
-
-pytest.importorskip("transformers")
-
 from captioner.encoders.pretrained import regions_from_pretrained
+from captioner.encoders.regions import painted, places
 from tests.captioner.encoders import tiny
 
 REGIONS = 4

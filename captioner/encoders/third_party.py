@@ -16,7 +16,7 @@ _LISTS = frozenset(["layer", "layers", "blocks", "stages"])
 _OF_STAGES = frozenset(["layers", "blocks", "stages"])
 
 
-class LibraryEncoder(Encoder):
+class ThirdPartyEncoder(Encoder):
     """A network of another library: sees pictures as it was trained to, and keeps what it knows.
 
     Args:
@@ -37,7 +37,7 @@ class LibraryEncoder(Encoder):
         normal: Tensor = (images - self.normal[0]) / self.normal[1]
         return normal
 
-    def train(self, mode: bool = True) -> "LibraryEncoder":
+    def train(self, mode: bool = True) -> "ThirdPartyEncoder":
         """Switch what is thawed to training; whoever thaws does so before.
 
         A frozen network stays as it is in use: its dropout would only blur what it sees. In a
@@ -57,7 +57,7 @@ class LibraryEncoder(Encoder):
         return list(blocks(self.model))
 
 
-class MapEncoder(LibraryEncoder):
+class MapEncoder(ThirdPartyEncoder):
     """A network that makes a grid of features: appends to each where it lies.
 
     Raises:
