@@ -185,6 +185,7 @@ _LEARNING: dict[str, tuple[Any, str, str]] = {
     "decoder_epochs": (positive, "N", "of --schedule decoder_first"),
     "weight_decay": (float, "W", "of matrices and kernels"),
     "label_smoothing": (float, "SHARE", "of each target that is spread over all words"),
+    "word_noise": (float, "SHARE", "of the words read that those of other captions stand in for"),
     "doubly_stochastic": (
         float,
         "W",

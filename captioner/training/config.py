@@ -25,6 +25,8 @@ class TrainingConfig:
         decoder_epochs: how long it rests in ``decoder_first``.
         weight_decay: of matrices and kernels; biases and norms go without.
         label_smoothing: share of each target that is spread over all words (1512.00567).
+        word_noise: share of the words read that another caption's word at that place stands in
+            for, so that the next one is looked for in the picture (after 1703.02573).
         doubly_stochastic: weight of the term that asks attention to see all of the picture
             (1502.03044, equation 14).
         averaging: share of the averaged weights that is kept at each step; 0 takes the last ones.
@@ -45,6 +47,7 @@ class TrainingConfig:
     decoder_epochs: int = 0
     weight_decay: float = 0.01
     label_smoothing: float = 0.1
+    word_noise: float = 0.0
     doubly_stochastic: float = 0.0
     averaging: float = 0.997
     clip: float = 1.0
@@ -94,6 +97,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "decoder_epochs": (0, 100_000),
     "weight_decay": (0.0, 10.0),
     "label_smoothing": (0.0, 0.9),
+    "word_noise": (0.0, 0.9),
     "doubly_stochastic": (0.0, 100.0),
     "averaging": (0.0, 0.99999),
     "clip": (1e-6, 1e6),

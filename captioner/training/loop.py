@@ -18,6 +18,7 @@ from captioner.model import CaptionModel, Read
 from captioner.training.average import Average
 from captioner.training.batch import Batch, Batches
 from captioner.training.config import Precision, TrainingConfig
+from captioner.training.noise import noisy
 from captioner.training.optimizer import make_optimizer, rest, set_learning_rates
 from captioner.training.state import Progress, load_state, save_state
 
@@ -37,8 +38,15 @@ class DivergedError(Exception):
 class Learner(nn.Module):
     """A model and its objective as one module, so that several processes learn all of both."""
 
-    def __init__(self, model: CaptionModel, objective: Objective, precision: Precision) -> None:
+    def __init__(
+        self,
+        model: CaptionModel,
+        objective: Objective,
+        precision: Precision,
+        word_noise: float = 0.0,
+    ) -> None:
         super().__init__()
+        self._word_noise = word_noise
         self.model = model
         self.objective = objective
         self._half = precision == "bfloat16"
@@ -57,7 +65,8 @@ class Learner(nn.Module):
                     raise ValueError("the batch has neither pixels nor memory")
                 with torch.no_grad() if encoder_rests else nullcontext():
                     memory = self.model.encode(batch.pixels)
-            read = self.model(None, batch.tokens[:, :-1], memory)
+            words = noisy(batch.tokens[:, :-1], self._word_noise)
+            read = self.model(None, words, memory)
             return self.objective(read, batch)
 
 
@@ -132,7 +141,8 @@ class Trainer:
             )
         self._settings = {**settings, "processes": processes}
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._learner = Learner(model, objective, config.precision).to(self.accelerator.device)
+        self._learner = Learner(model, objective, config.precision, config.word_noise)
+        self._learner.to(self.accelerator.device)
         self.average = Average(model, config.averaging)
         others = [m for name, m in model.named_children() if name != "encoder"]
         if isinstance(objective, nn.Module):

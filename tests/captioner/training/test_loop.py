@@ -134,6 +134,19 @@ class TestLearning:
         assert same(first.weights(), second.weights())
         assert train(seed=5).run().captions_loss() != first.captions_loss()
 
+    def test_noise_changes_the_words_that_are_read_and_not_those_that_are_learned(self, train):
+        training = train(epochs=1, word_noise=0.5)
+        learner, learned, read = training.trainer._learner, [], []
+        learner.objective.register_forward_pre_hook(lambda _, args: learned.append(args[1].tokens))
+        learner.model.register_forward_pre_hook(lambda _, args: read.append(args[1]))
+        training.run()
+        wanted = [batch.tokens for batch in training.batches.batches(0)]
+        assert all(map(torch.equal, learned, wanted))
+        assert len(read) == len(wanted)
+        for noisy, tokens in zip(read, wanted, strict=True):
+            assert torch.equal(noisy[:, 0], tokens[:, 0])
+            assert 0.1 < (noisy != tokens[:, :-1]).float().mean() < 0.5
+
     def test_gradients_that_add_up_make_a_larger_batch(self, train):
         """Two half batches and one step change the weights once, a rest at the end as well."""
         training = train(epochs=1, accumulate=4).run()  # Six batches: four, and two.
