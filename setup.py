@@ -17,7 +17,7 @@ TEST = [
 ]
 STYLE = ["mypy>=1.15", "ruff>=0.12"]
 HUGGINGFACE = ["transformers>=5,<6"]
-EVALUATION = ["pycocoevalcap>=1.2,<2"]
+EVALUATION = ["pycocoevalcap>=1.2,<2", "torchmetrics>=1.9,<2"]
 TRAINING = ["accelerate>=1.10,<2", *EVALUATION, *HUGGINGFACE]
 TIMM = ["timm>=1,<2", "torchvision", *TRAINING]
 
@@ -37,6 +37,7 @@ setup(
         "captioner.decoding",
         "captioner.encoders",
         "captioner.evaluation",
+        "captioner.heads",
         "captioner.huggingface",
         "captioner.scenes",
         "captioner.training",
@@ -56,6 +57,7 @@ setup(
         "numpy>=2.2,<3",
         "pillow>=12,<13",
         "pyarrow>=20",
+        "pycocotools>=2.0.8,<3",
         "safetensors>=0.5,<1",
         "tokenizers>=0.22",
         "torch>=2.10,<3",

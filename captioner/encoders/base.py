@@ -1,10 +1,22 @@
 """What every encoder gives, and where its positions lie."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+
+class Seen(NamedTuple):
+    """What an encoder made of pictures.
+
+    Attributes:
+        memory: [b x positions x features].
+        finer: maps finer than the grid, as ``Encoder.finer`` says, each [b x channels x h x w].
+    """
+
+    memory: Tensor
+    finer: tuple[Tensor, ...]
 
 
 class Encoder(nn.Module):
@@ -15,12 +27,18 @@ class Encoder(nn.Module):
         grid: height and width of the maps of attention.
         feature_size: numbers a position.
         place_size: how many of those, the last ones, say where the position lies.
+        finer: channels and side of the square maps that ``see`` hands out, the finest first.
     """
 
     config: Any
     grid: tuple[int, int]
     feature_size: int
     place_size: int
+    finer: tuple[tuple[int, int], ...] = ()
+
+    def see(self, images: Tensor) -> Seen:
+        """Encode pictures, and hand out finer maps that were made on the way."""
+        return Seen(self(images), ())
 
     def layers(self) -> Sequence[nn.Module]:
         """What can be frozen or trained apart, from the picture upwards."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from captioner.encoders.base import Encoder, positions, with_positions
+from captioner.encoders.base import Encoder, Seen, positions, with_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ class GridEncoder(Encoder):
         position = positions(*config.grid)
         self.place_size = position.shape[1]
         self.feature_size = config.widths[-1] + self.place_size
+        widths = config.widths[:-1]
+        self.finer = tuple((w, config.image_size >> n) for n, w in enumerate(widths, 1))
         stages: list[nn.Module] = []
         before = 3
         for width, count in zip(config.widths, config.blocks, strict=True):
@@ -75,8 +77,17 @@ class GridEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode pictures."""
-        features: Tensor = self.stages((images - 0.5) * 4)  # (b, width, h, w)
-        return with_positions(features.flatten(2).transpose(1, 2), self.position)
+        return self.see(images).memory
+
+    def see(self, images: Tensor) -> Seen:
+        """Encode pictures; the finer maps are what comes out of each stage before the last."""
+        features, before = (images - 0.5) * 4, []
+        for layer in self.stages:
+            if isinstance(layer, nn.Sequential):  # A convolution: the next stage begins.
+                before.append(features)
+            features = layer(features)  # (b, width, h, w)
+        memory = with_positions(features.flatten(2).transpose(1, 2), self.position)
+        return Seen(memory, tuple(before[1:]))
 
     def layers(self) -> Sequence[nn.Module]:
         """Convolutions and residual blocks."""

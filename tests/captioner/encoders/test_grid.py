@@ -37,6 +37,22 @@ class TestGridEncoder:
             features = encoder(torch.rand(2, 3, 64, 64))
         assert features.shape == (2, 64, encoder.feature_size)
 
+    def test_it_hands_out_what_each_stage_made(self, encoder):
+        """The next stage, applied to what was handed out, makes what comes after it."""
+        images = torch.rand(2, 3, 64, 64)
+        with torch.inference_mode():
+            memory, finer = encoder.see(images)
+            parts = [encoder.stages[n] for n in range(len(encoder.stages))]
+            second = torch.nn.Sequential(*parts[2:5])(finer[0])  # Its block is the fifth.
+            last = torch.nn.Sequential(*parts[5:])(finer[1]).flatten(2).transpose(1, 2)
+            features = encoder.stages((images - 0.5) * 4).flatten(2).transpose(1, 2)
+            assert torch.equal(memory, encoder(images))
+        assert torch.equal(finer[1], second)
+        assert torch.equal(memory[:, :, :8], last)
+        assert torch.equal(memory[:, :, :8], features)
+        assert [(m.shape[1], m.shape[2], m.shape[3]) for m in finer] == [(4, 32, 32), (8, 16, 16)]
+        assert encoder.finer == ((4, 32), (8, 16))
+
 
 class TestGridEncoderConfig:
     @pytest.mark.parametrize(

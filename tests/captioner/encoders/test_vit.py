@@ -34,6 +34,13 @@ class TestViTEncoder:
     def test_layers_are_the_patches_and_the_blocks(self, encoder):
         assert encoder.layers() == [encoder.patches, *encoder.blocks]
 
+    def test_it_hands_out_no_finer_maps(self, encoder):
+        images = torch.rand(1, 3, 32, 32)
+        with torch.no_grad():
+            memory, finer = encoder.see(images)
+            assert torch.equal(memory, encoder(images))
+        assert finer == encoder.finer == ()
+
     def test_it_trains_in_half_precision(self, encoder):
         encoder.train()
         with torch.autocast("cpu", torch.bfloat16):

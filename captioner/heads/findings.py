@@ -1,0 +1,77 @@
+"""The way back: from what heads say of an image to annotations of the original."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captioner.annotations import Box, Label, Mask
+from captioner.contract import Geometry
+from captioner.heads.detector import Found
+from captioner.heads.segmenter import classes_at
+
+
+def labels_of(logits: Tensor, names: Sequence[str], threshold: float) -> tuple[Label, ...]:
+    """Return the classes that are seen, the surest first.
+
+    Args:
+        logits: of one image, [classes].
+        names: of the classes.
+        threshold: least probability.
+    """
+    probabilities = logits.float().sigmoid().tolist()
+    seen = [Label(n, p) for n, p in zip(names, probabilities, strict=True) if p >= threshold]
+    return tuple(sorted(seen, key=lambda label: -label.probability))
+
+
+def boxes_of(
+    found: Found, names: Sequence[str], geometry: Geometry, image_size: int
+) -> tuple[Box, ...]:
+    """Return objects in pixels of the original, the surest first; none reaches beyond it.
+
+    Args:
+        found: of one image.
+        names: of the classes.
+        geometry: the way from the original to the model's picture.
+        image_size: side of the model's picture, in pixels.
+    """
+    shifts = torch.tensor([geometry.offset_x, geometry.offset_y] * 2, dtype=torch.float64)
+    scales = torch.tensor([geometry.scale_x, geometry.scale_y] * 2, dtype=torch.float64)
+    most = torch.tensor([geometry.width, geometry.height] * 2, dtype=torch.float64)
+    ends = (found.boxes.double().cpu() * image_size - shifts) / scales
+    ends = torch.minimum(ends.clamp_min(0), most)
+    boxes = [
+        Box(names[kind], left, top, right - left, bottom - top, probability)
+        for (left, top, right, bottom), kind, probability in zip(
+            ends.tolist(), found.classes.tolist(), found.probabilities.tolist(), strict=True
+        )
+    ]
+    return tuple(box for box in boxes if box.width > 0 and box.height > 0)
+
+
+def masks_of(
+    logits: Tensor, names: Sequence[str], geometry: Geometry, image_size: int
+) -> tuple[Mask, ...]:
+    """Return a mask of each class that is there, of the original's size; no two hold a pixel.
+
+    Args:
+        logits: of one image, [(1 + classes) x h x w].
+        names: of the classes.
+        geometry: the way from the original to the model's picture.
+        image_size: side of the model's picture, in pixels.
+    """
+    from pycocotools import mask as coco
+
+    height, width = logits.shape[1:]
+    columns = torch.arange(geometry.width, device=logits.device) + 0.5
+    rows = torch.arange(geometry.height, device=logits.device) + 0.5
+    x = (columns * geometry.scale_x + geometry.offset_x) * (width / image_size)
+    y = (rows * geometry.scale_y + geometry.offset_y) * (height / image_size)
+    pixels = classes_at(logits, x, y).cpu().numpy()
+    masks = []
+    for kind in np.unique(pixels[pixels > 0]):
+        encoded = coco.encode(np.asfortranarray(pixels == kind, np.uint8))
+        size = geometry.height, geometry.width
+        masks.append(Mask(names[kind - 1], size, encoded["counts"].decode("ascii")))
+    return tuple(masks)

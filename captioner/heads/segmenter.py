@@ -1,0 +1,144 @@
+"""The head that says what each pixel belongs to."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from captioner.encoders import Encoder
+from captioner.encoders.base import Seen
+from captioner.heads.config import SegmenterConfig
+from captioner.heads.gate import gate_of
+from captioner.heads.layers import as_map, check_grid, convolution, joined
+
+IGNORED_PIXEL = 255
+
+
+class Segmented(NamedTuple):
+    """What a segmenter says.
+
+    Attributes:
+        logits: of the background and of each class, [b x (1 + classes) x height x width].
+        attention: what was let through, [b x positions]; None without the gate.
+    """
+
+    logits: Tensor
+    attention: Tensor | None
+
+
+class AttentionSegmenter(nn.Module):
+    """Gated features, made finer step by step and joined with maps that still show edges.
+
+    As U-Net does (1505.04597), but by adding (1612.03144), which is cheaper. The maps are the
+    encoder's finer ones; of an encoder without any, one that is made of the picture itself at half
+    its size. Each cell of the last map says by itself what its pixels are.
+
+    Raises:
+        ValueError: if the encoder's positions are no grid.
+    """
+
+    def __init__(self, config: SegmenterConfig, encoder: Encoder) -> None:
+        super().__init__()
+        check_grid(encoder, "segmenter")
+        self.config = config
+        self.grid = encoder.grid
+        size: int = encoder.config.image_size
+        self.gate = gate_of(encoder.feature_size, config.gate)
+        self.stem = None if encoder.finer else convolution(3, config.width, 2)
+        levels = encoder.finer or ((config.width, (size + 1) // 2),)
+        self.sides = _sides(encoder.grid[0], [side for _, side in levels[::-1]])
+        self.enter = nn.Conv2d(encoder.feature_size, config.width, 1)
+        self.joins = nn.ModuleList(nn.Conv2d(c, config.width, 1) for c, _ in levels[::-1])
+        self.steps = nn.ModuleList(convolution(config.width, config.width) for _ in self.sides)
+        scale = -(-size // levels[0][1])
+        self.classes = nn.ConvTranspose2d(
+            config.width, 1 + len(config.classes), scale, stride=scale
+        )
+
+    def forward(self, seen: Seen, images: Tensor) -> Segmented:
+        """Segment pictures [b x 3 x height x width], from 0 to 1."""
+        gated, attention = self.gate(seen.memory)
+        finer = seen.finer if self.stem is None else (self.stem((images - 0.5) * 4),)
+        features = self.enter(as_map(gated, self.grid))
+        maps = {m.shape[3]: join(m) for m, join in zip(finer[::-1], self.joins, strict=True)}
+        for side, step in zip(self.sides, self.steps, strict=True):
+            if side in maps:
+                features = joined(features, maps[side])
+            else:
+                features = functional.interpolate(features, (side, side), mode="nearest")
+            features = step(features)
+        height, width = images.shape[2:]
+        return Segmented(self.classes(features)[:, :, :height, :width], attention)
+
+
+def _sides(grid: int, levels: list[int]) -> list[int]:
+    """Return the sides of the maps from the grid's on, twice as long each, up to each level's."""
+    sides, side = [], grid
+    for level in levels:
+        while 2 * side < level:
+            side *= 2
+            sides.append(side)
+        side = level
+        sides.append(side)
+    return sides
+
+
+def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of each pixel, and one less the overlap of each class.
+
+    The overlap is that of 1606.04797, section 3, without its squares.
+
+    Args:
+        logits: [b x (1 + classes) x h x w].
+        masks: the class of each pixel, 0 for the background, 255 where it is unknown, [b x h x w].
+
+    Returns:
+        The mean over pixels, and that over the classes that the batch shows.
+    """
+    logits = logits.float()
+    known = masks != IGNORED_PIXEL
+    entropy = functional.cross_entropy(logits, masks, ignore_index=IGNORED_PIXEL, reduction="sum")
+    said = logits.softmax(1) * known.unsqueeze(1)
+    truth = functional.one_hot(masks.where(known, 0), logits.shape[1]).movedim(3, 1)
+    truth = truth * known.unsqueeze(1)
+    over = (0, 2, 3)
+    area = truth.sum(over)
+    dice = 2 * (said * truth).sum(over) / (said.sum(over) + area).clamp_min(1)
+    shown = area > 0
+    dice_loss = ((1 - dice) * shown).sum() / shown.sum().clamp_min(1)
+    return entropy / known.sum().clamp_min(1) + dice_loss
+
+
+@torch.no_grad()
+def classes_at(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Return the class of points: the greatest of the logits between the nearest four pixels.
+
+    Args:
+        logits: of one image, [classes x h x w].
+        x: of each column of points, in pixels from the left edge, [width].
+        y: of each row of points, in pixels from the upper edge, [height].
+
+    Returns:
+        uint8, [height x width].
+    """
+    logits = logits.float()
+    left, right, share = _between(x, logits.shape[2])
+    across = torch.lerp(logits[:, :, left], logits[:, :, right], share)  # (classes, h, width)
+    above, below, share = _between(y, logits.shape[1])
+    rows = torch.empty(len(y), len(x), dtype=torch.uint8, device=logits.device)
+    for n in range(0, len(y), _ROWS):  # A large original at once would take gigabytes.
+        part = slice(n, n + _ROWS)
+        here = torch.lerp(across[:, above[part]], across[:, below[part]], share[part, None])
+        rows[part] = here.argmax(0).to(torch.uint8)
+    return rows
+
+
+_ROWS = 64
+
+
+def _between(places: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each place the pixel before, that after, and the share of the latter."""
+    places = (places - 0.5).clamp(0, count - 1)
+    before = places.long()
+    return before, (before + 1).clamp_max(count - 1), places - before
