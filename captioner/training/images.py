@@ -10,8 +10,8 @@ from typing import TypeVar
 from PIL import Image
 from tqdm import tqdm
 
-from captioner.images import ImageError, Limits, decode
-from captioner.training.sources import DataError, Example
+from captioner.images import DecodedImage, ImageError, Limits, decode
+from captioner.training.sources import DataError, Example, load_annotations
 from captioner.training.sources.files import read
 from schemas.uris import redact
 
@@ -24,7 +24,14 @@ Result = TypeVar("Result")
 def load_image(
     uri: str, draft_size: tuple[int, int] | None = None, *, tries: int = 3
 ) -> Image.Image:
-    """Read and decode an image.
+    """Read and decode an image, as ``load_decoded``."""
+    return load_decoded(uri, draft_size, tries=tries).image
+
+
+def load_decoded(
+    uri: str, draft_size: tuple[int, int] | None = None, *, tries: int = 3
+) -> DecodedImage:
+    """Read and decode an image; besides its pixels the size of the original is told.
 
     Args:
         uri: of the image.
@@ -37,7 +44,7 @@ def load_image(
     """
     data = _read(uri, tries)
     try:
-        return decode(data, draft_size=draft_size).image
+        return decode(data, draft_size=draft_size)
     except ImageError as error:
         raise DataError(f"{redact(uri)} cannot be decoded: {error}") from error
 
@@ -54,13 +61,16 @@ def _read(uri: str, tries: int) -> bytes:
 def check(examples: Sequence[Example], *, threads: int = 4) -> tuple[list[Example], dict[str, str]]:
     """Read every image once, at the smallest scale, to know before training which ones work.
 
+    What is known of it is checked against its size, and its file of masks read.
+
     Returns:
         The examples whose images can be decoded, and what is wrong with the others, by uri.
     """
 
     def problem(example: Example) -> str | None:
         try:
-            load_image(example.uri, draft_size=(1, 1), tries=1)
+            decoded = load_decoded(example.uri, draft_size=(1, 1), tries=1)
+            load_annotations(example, (decoded.height, decoded.width))
         except DataError as error:
             return str(error)
         return None

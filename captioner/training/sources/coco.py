@@ -1,7 +1,8 @@
 """The captions of COCO (1504.00325): ``captions_train2017.json`` and what is made like it."""
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from captioner.training.sources import files
@@ -22,14 +23,15 @@ def read(uri: str, images: str | None = None) -> Iterator[tuple[str, list[str]]]
         DataError: if the file is something else, or its images are not found.
     """
     shown = redact(uri)
-    content = _content(uri, shown)
-    file_names: dict[Any, str] = {}
-    for image in content["images"]:
-        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
-            raise DataError(f"{shown} has an image without file_name: {str(image)[:80]}")
-        file_names[image.get("id")] = image["file_name"]
-    folder = files.images_folder(images, _candidates(uri), list(file_names.values()), shown)
-    places = {key: files.inside(folder, name, shown) for key, name in file_names.items()}
+    content = read_content(uri, shown)
+    places = find_images(content, uri, images, shown)
+    yield from captions_of(content, places, shown)
+
+
+def captions_of(
+    content: dict[str, Any], places: Mapping[Any, str], shown: str
+) -> Iterator[tuple[str, list[str]]]:
+    """Read the captions of images whose uris are known by the images' ids."""
     captions: dict[str, list[str]] = {place: [] for place in places.values()}
     for note in content["annotations"]:
         if not isinstance(note, dict) or not isinstance(note.get("caption"), str):
@@ -46,7 +48,31 @@ def read(uri: str, images: str | None = None) -> Iterator[tuple[str, list[str]]]
     yield from captions.items()
 
 
-def _content(uri: str, shown: str) -> dict[str, Any]:
+def find_images(
+    content: dict[str, Any], uri: str, images: str | None, shown: str
+) -> dict[Any, str]:
+    """Return the uris of the images by their ids.
+
+    Raises:
+        DataError: if an image has no name, or one that leads elsewhere, or none are found.
+    """
+    file_names: dict[Any, str] = {}
+    for image in content["images"]:
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+            raise DataError(f"{shown} has an image without file_name: {str(image)[:80]}")
+        if not isinstance(image.get("id"), int | str | None):
+            raise DataError(f"{shown} has an image with the id {str(image['id'])[:80]}")
+        file_names[image.get("id")] = image["file_name"]
+    folder = files.images_folder(images, _candidates(uri), list(file_names.values()), shown)
+    return {key: files.inside(folder, name, shown) for key, name in file_names.items()}
+
+
+def read_content(uri: str, shown: str) -> dict[str, Any]:
+    """Read the JSON.
+
+    Raises:
+        DataError: if it is something else, or has no lists of images and annotations.
+    """
     try:
         content: dict[str, Any] = json.loads(files.read(uri))
     except DataError:
@@ -59,7 +85,7 @@ def _content(uri: str, shown: str) -> dict[str, Any]:
     if not {"images", "annotations"} <= set(keys):
         found = ", ".join(keys[:8]) or f"a {type(content).__name__}"
         raise DataError(
-            f"{shown} is no file of COCO captions: it needs images and annotations, and has {found}"
+            f"{shown} is no file of COCO's: it needs images and annotations, and has {found}"
         )
     return content
 
@@ -68,7 +94,7 @@ def _candidates(uri: str) -> tuple[str, ...]:
     folder = files.parent(uri)
     above = files.parent(folder)
     name = uri.partition("::")[0].rpartition("/")[2].removesuffix(".json")
-    split = name.removeprefix("captions_")
+    split = re.sub("^(captions|instances|panoptic)_", "", name)
     return (
         files.join(above, split),
         files.join(folder, split),

@@ -26,6 +26,21 @@ def read_jsonl(uri: str) -> Iterator[tuple[str, list[str]]]:
         DataError: if a line is something else, or none has captions.
     """
     folder, named = files.parent(uri), False
+    for where, row in read_lines(uri):
+        named = named or caption_field(row) is not None
+        yield files.inside(folder, row["file_name"], where), captions_of(row, where)
+    if not named:
+        raise DataError(
+            f"no line of {redact(uri)} has one of the fields {', '.join(CAPTION_FIELDS)}"
+        )
+
+
+def read_lines(uri: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Read a JSON object a line: where it stands, as it may be shown, and what it says.
+
+    Raises:
+        DataError: if a line is something else, or has no ``file_name``.
+    """
     for number, line in enumerate(files.read_text(uri).split("\n"), 1):
         if not line.strip():
             continue
@@ -33,14 +48,22 @@ def read_jsonl(uri: str) -> Iterator[tuple[str, list[str]]]:
         row = _parse(line, where)
         if not isinstance(row.get("file_name"), str):
             raise DataError(f"{where} has no file_name but {_shown(row)}")
-        field = next((field for field in CAPTION_FIELDS if field in row), None)
-        named = named or field is not None
-        texts = _texts(row[field], f"{where} field {field!r}") if field else []
-        yield files.inside(folder, row["file_name"], where), texts
-    if not named:
-        raise DataError(
-            f"no line of {redact(uri)} has one of the fields {', '.join(CAPTION_FIELDS)}"
-        )
+        yield where, row
+
+
+def caption_field(row: dict[str, Any]) -> str | None:
+    """Return the field of a line that has its captions."""
+    return next((field for field in CAPTION_FIELDS if field in row), None)
+
+
+def captions_of(row: dict[str, Any], where: str) -> list[str]:
+    """Return the captions of a line.
+
+    Raises:
+        DataError: if they are not texts.
+    """
+    field = caption_field(row)
+    return _texts(row[field], f"{where} field {field!r}") if field else []
 
 
 def read_csv(uri: str) -> Iterator[tuple[str, list[str]]]:

@@ -2,8 +2,16 @@
 
 from collections.abc import Iterable
 
-from captioner.training.sources import coco, files, flickr, metadata, parquet
-from captioner.training.sources.examples import DataError, Example, join
+from captioner.training.sources import (
+    coco,
+    coco_annotations,
+    files,
+    flickr,
+    metadata,
+    metadata_annotations,
+    parquet,
+)
+from captioner.training.sources.examples import DataError, Example, Row, join
 from schemas.uris import redact
 
 KNOWN = (
@@ -24,10 +32,12 @@ SPLITS = {
 
 _MOST_OF_LINE = 65_536
 _LOOKED_FOR = f"looked for {', '.join(KNOWN)} and *.parquet"
-_Rows = Iterable[tuple[str, list[str]]]
+_Rows = Iterable[Row] | Iterable[tuple[str, list[str]]]
 
 
-def read_examples(data: str, images: str | None = None) -> list[Example]:
+def read_examples(
+    data: str, images: str | None = None, *, annotated: bool = False
+) -> list[Example]:
     """Read images with their captions, of whatever kind the data is.
 
     Args:
@@ -35,15 +45,18 @@ def read_examples(data: str, images: str | None = None) -> list[Example]:
             (Hugging Face's ImageFolder), an output of ``captioner annotate``, Parquet files, a
             JSON file of COCO captions, ``Flickr8k.token.txt`` or ``captions.txt``.
         images: the folder of the images, for COCO and Flickr8k, whose captions lie elsewhere.
+        annotated: whether labels, boxes and masks are read too, from ``metadata.jsonl`` and from
+            COCO's instances and panoptic files; an image with some of them needs no captions.
+            Otherwise nothing but captions is looked at.
 
     Raises:
         DataError: if it is none of these; says what was looked for and what was found.
     """
     uri = files.absolute_uri(data)
     if files.info(uri)["type"] == "directory":
-        rows, elsewhere = _folder_rows(uri, images)
+        rows, elsewhere = _folder_rows(uri, images, annotated)
     else:
-        rows, elsewhere = _file_rows(uri, images)
+        rows, elsewhere = _file_rows(uri, images, annotated)
     if images is not None and not elsewhere:
         raise DataError(
             f"{redact(uri)} says itself where its images are; leave out `images` ({images!r})"
@@ -79,7 +92,7 @@ def splits_of(data: str) -> dict[str, str]:
     return splits
 
 
-def _folder_rows(uri: str, images: str | None) -> tuple[_Rows, bool]:
+def _folder_rows(uri: str, images: str | None, annotated: bool) -> tuple[_Rows, bool]:
     """Return the rows of a folder, and whether its images may lie elsewhere."""
     found = [name for name in KNOWN if files.exists(files.join(uri, name))]
     if len(found) > 1:
@@ -87,7 +100,7 @@ def _folder_rows(uri: str, images: str | None) -> tuple[_Rows, bool]:
     if found == [parquet.CURRENT]:
         return parquet.read_output(uri), False
     if found:
-        return _file_rows(files.join(uri, found[0]), images)
+        return _file_rows(files.join(uri, found[0]), images, annotated)
     splits = splits_of(uri)
     if splits:
         raise DataError(
@@ -105,7 +118,7 @@ def _folder_rows(uri: str, images: str | None) -> tuple[_Rows, bool]:
     )
 
 
-def _file_rows(uri: str, images: str | None) -> tuple[_Rows, bool]:
+def _file_rows(uri: str, images: str | None, annotated: bool) -> tuple[_Rows, bool]:
     """Return the rows of a file, and whether its images may lie elsewhere."""
     name = uri.partition("::")[0].lower()
     if name.endswith(".parquet"):
@@ -113,9 +126,9 @@ def _file_rows(uri: str, images: str | None) -> tuple[_Rows, bool]:
     if name.endswith("/" + parquet.CURRENT):
         return parquet.read_output(files.parent(uri)), False
     if name.endswith(".jsonl"):
-        return metadata.read_jsonl(uri), False
+        return metadata_annotations.read(uri) if annotated else metadata.read_jsonl(uri), False
     if name.endswith(".json"):
-        return coco.read(uri, images), True
+        return coco_annotations.read(uri, images) if annotated else coco.read(uri, images), True
     return _text_rows(uri, images)
 
 
