@@ -19,6 +19,7 @@ from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import DECODERS
 from captioner.devices import choose_device
 from captioner.encoders import ENCODERS
+from captioner.heads import HEADS, HeadsConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.tokenizer import CaptionTokenizer
 from schemas.uris import redact
@@ -35,6 +36,7 @@ _MARGIN = 100
 
 _ENCODERS: Mapping[str, type[Any]] = {name: config for name, (config, _) in ENCODERS.items()}
 _DECODERS: Mapping[str, type[Any]] = {name: config for name, (config, _) in DECODERS.items()}
+_HEADS: Mapping[str, type[Any]] = {name: config for name, (config, _) in HEADS.items()}
 
 
 class CheckpointError(ModelLoadError):
@@ -153,16 +155,28 @@ def _parse_config(data: bytes, path: str) -> ModelConfig:
             "version of this package"
         )
     known = {"architecture", "format_version", "name", "encoder", "decoder"}
-    if set(config) != known:
+    if set(config) - {"heads"} != known:
         raise CheckpointError(
             f"{path}: {CONFIG} has the keys {sorted(config)}, not {sorted(known)}; save it anew"
         )
     encoder = _parse_part(_ENCODERS, config["encoder"], f"{path}: encoder")
     decoder = _parse_part(_DECODERS, config["decoder"], f"{path}: decoder")
+    heads = _parse_heads(config["heads"], f"{path}: heads") if "heads" in config else None
     try:
-        return ModelConfig(name=config["name"], encoder=encoder, decoder=decoder)
+        return ModelConfig(name=config["name"], encoder=encoder, decoder=decoder, heads=heads)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+def _parse_heads(parts: Any, what: str) -> HeadsConfig:
+    if not isinstance(parts, Mapping) or not parts or set(parts) - set(_HEADS):
+        raise CheckpointError(f"{what} are {parts!r}; those known are {', '.join(_HEADS)}")
+    return HeadsConfig(
+        **{
+            name: _parse_part({name: _HEADS[name]}, part, f"{what}: {name}")
+            for name, part in parts.items()
+        }
+    )
 
 
 def _parse_part(kinds: Mapping[str, type[Any]], values: Any, what: str) -> Any:
@@ -266,13 +280,20 @@ def _weights_bytes(model: CaptionModel) -> bytes:
 
 
 def _content(config: ModelConfig) -> dict[str, Any]:
-    return {
+    """Return config.json; without heads it has no word of them, as models had before."""
+    content = {
         "architecture": ARCHITECTURE,
         "format_version": FORMAT_VERSION,
         "name": config.name,
         "encoder": _part(_ENCODERS, config.encoder),
         "decoder": _part(_DECODERS, config.decoder),
     }
+    if config.heads is not None:
+        heads = {name: getattr(config.heads, name) for name in _HEADS}
+        content["heads"] = {
+            name: _part(_HEADS, part) for name, part in heads.items() if part is not None
+        }
+    return content
 
 
 def _part(kinds: Mapping[str, type[Any]], config: Any) -> dict[str, Any]:

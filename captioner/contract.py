@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from captioner.annotations import Annotations
 from schemas.identity import config_id
 
 EMBEDDED = "embedded"
@@ -159,6 +160,7 @@ class Caption:
         n_best: the best captions with their log-probabilities, best first.
         attention: weights (len(tokens), grid height, grid width), each summing to 1, or None.
         features: named as in ``schemas.tables.FEATURES``; what is not known is left out.
+        annotations: labels, boxes and masks that were found; None of a model without heads.
     """
 
     text: str
@@ -167,6 +169,7 @@ class Caption:
     n_best: tuple[tuple[str, float], ...] = ()
     attention: npt.NDArray[np.float32] | None = None
     features: dict[str, float] = field(default_factory=dict)
+    annotations: Annotations | None = None
 
 
 class Captioner(Protocol):

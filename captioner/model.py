@@ -5,6 +5,7 @@ import logging
 import math
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -14,10 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from captioner.agreement import heads_disagree
+from captioner.annotations import Annotations
 from captioner.contract import Caption, DecodingConfig, Geometry, ModelLoadError, Prepared
 from captioner.decoders import DecoderConfig, decoder_of
 from captioner.decoding import Decoded, Words, decode
 from captioner.encoders import encoder_of
+from captioner.encoders.base import Seen
+from captioner.heads import HeadOutputs, Heads, HeadsConfig
 from captioner.tokenizer import CaptionTokenizer
 
 logger = logging.getLogger(__name__)
@@ -54,11 +59,13 @@ class ModelConfig:
         name: first part of its id.
         encoder: one of ``captioner.encoders.ENCODERS``.
         decoder: one of ``captioner.decoders.DECODERS``.
+        heads: what else it tells of a picture.
     """
 
     name: str
     encoder: EncoderConfig
     decoder: DecoderConfig
+    heads: HeadsConfig | None = None
 
     def __post_init__(self) -> None:
         """Check the name.
@@ -76,15 +83,23 @@ class Read(NamedTuple):
         logits: [c x t x vocabulary].
         attention: where each step looked, [c x t x positions]; None without attention.
         memory: what the encoder saw, [b x positions x features].
+        heads: what they say of the images; None without heads.
     """
 
     logits: Tensor
     attention: Tensor | None
     memory: Tensor
+    heads: HeadOutputs | None = None
 
 
 class CaptionModel(nn.Module):
-    """The network: pictures and words to logits."""
+    """The network: pictures and words to logits, pictures alone to labels, boxes and masks.
+
+    Raises:
+        ValueError: if a head does not suit the encoder.
+    """
+
+    heads: Heads | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -95,12 +110,30 @@ class CaptionModel(nn.Module):
             feature_size=self.encoder.feature_size,
             place_size=self.encoder.place_size,
         )
+        self.heads = None if config.heads is None else Heads(config.heads, self.encoder)
 
     def encode(self, pixels: Tensor) -> Tensor:
         """Turn pixels [b x height x width x 3], uint8, into memory [b x positions x features]."""
-        images = pixels.permute(0, 3, 1, 2)  # In memory this stays channels last.
-        memory: Tensor = self.encoder(images.to(next(self.parameters()).dtype) / 255)
+        memory: Tensor = self.encoder(self._images(pixels))
         return memory
+
+    def look(
+        self, pixels: Tensor, *, encoder_rests: bool = False
+    ) -> tuple[Seen, HeadOutputs | None]:
+        """Encode pixels as ``encode`` does, and have the heads, if any, say what is seen.
+
+        Args:
+            pixels: [b x height x width x 3], uint8.
+            encoder_rests: spend nothing on the encoder's gradients.
+        """
+        images = self._images(pixels)
+        with torch.no_grad() if encoder_rests else nullcontext():
+            seen = self.encoder.see(images)
+        return seen, None if self.heads is None else self.heads(seen, images)
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        images = pixels.permute(0, 3, 1, 2)  # In memory this stays channels last.
+        return images.to(next(self.parameters()).dtype) / 255
 
     def forward(
         self, pixels: Tensor | None, tokens: Tensor, memory: Tensor | None = None
@@ -218,18 +251,67 @@ class AttentionCaptioner:
         sampling = self._decoding.strategy == "sample"
         seeds = [_seed(item.pixels) for item in batch] if sampling else []
         decoder: Any = self.model.decoder  # Which of them makes no difference here.
-        memory = self.model.encode(pixels)
+        (memory, _), said = self.model.look(pixels)
         decoded = decode(decoder, memory, self._decoding, self._words, seeds)
         places = memory[:, :, -self.model.encoder.place_size :].float().cpu()
-        return [self._finish(*item) for item in zip(decoded, places, strict=True)]
+        found = self._found(said, [item.geometry for item in batch])
+        return [self._finish(*item) for item in zip(decoded, places, found, strict=True)]
 
-    def _finish(self, decoded: Decoded, places: Tensor) -> Caption:
+    @torch.inference_mode()
+    def find(
+        self, batch: Sequence[Prepared], score_threshold: float | None = None
+    ) -> list[Annotations]:
+        """Have the heads alone say what is seen, without captions.
+
+        Args:
+            batch: images.
+            score_threshold: least probability of labels and boxes; what the model was told if None.
+
+        Raises:
+            ValueError: if the model has no heads.
+        """
+        if self.model.heads is None:
+            raise ValueError(f"model {self.model_id} has no heads; train one with --tasks")
+        if not batch:
+            return []
+        pixels = torch.from_numpy(np.stack([item.pixels for item in batch])).to(self._device)
+        _, said = self.model.look(pixels)
+        assert said is not None
+        geometries = [item.geometry for item in batch]
+        return self.model.heads.annotations(said, geometries, score_threshold=score_threshold)
+
+    @torch.inference_mode()
+    def head_attention(self, item: Prepared) -> dict[str, npt.NDArray[np.float32]]:
+        """Tell where each head looks in an image, by its name; without a gate it does not tell.
+
+        Returns:
+            Maps [grid height x grid width]: what a gate lets through, or a query's weights.
+        """
+        pixels = torch.from_numpy(item.pixels[None]).to(self._device)
+        (memory, _), said = self.model.look(pixels)
+        places = memory[0, :, -self.model.encoder.place_size :].float().cpu()
+        maps = {}
+        for name, head in (said or HeadOutputs())._asdict().items():
+            if head is not None and head.attention is not None:
+                looked = head.attention.float().cpu()
+                maps[name] = self.model.encoder.maps(looked, places)[0].numpy()
+        return maps
+
+    def _found(
+        self, said: HeadOutputs | None, geometries: Sequence[Geometry]
+    ) -> Sequence[Annotations | None]:
+        if said is None or self.model.heads is None:
+            return [None] * len(geometries)
+        return self.model.heads.annotations(said, geometries)
+
+    def _finish(self, decoded: Decoded, places: Tensor, found: Annotations | None) -> Caption:
         tokens = self._spelt(decoded.tokens)
+        text = self.tokenizer.text(tokens)
         attention = None
         if decoded.attention:
             attention = self.model.encoder.maps(torch.stack(decoded.attention), places).numpy()
         return Caption(
-            text=self.tokenizer.text(tokens),
+            text=text,
             tokens=tokens,
             token_logprobs=tuple(decoded.logprobs),
             n_best=tuple(
@@ -237,8 +319,15 @@ class AttentionCaptioner:
                 for other, logprob in decoded.n_best
             ),
             attention=attention,
-            features=features(decoded),
+            features=features(decoded) | self._agreement(text, found),
+            annotations=found,
         )
+
+    def _agreement(self, text: str, found: Annotations | None) -> dict[str, float]:
+        heads = self.model.config.heads
+        if found is None or heads is None:
+            return {}
+        return {"heads_disagree": heads_disagree(text, found, heads)}
 
     def _spelt(self, numbers: Sequence[int]) -> tuple[str, ...]:
         return tuple(self.tokenizer.word(number) for number in numbers)

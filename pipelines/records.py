@@ -1,9 +1,10 @@
 """What passes from step to step: small records, and pixels only between decode and caption."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from captioner.annotations import Annotations
 from captioner.contract import Caption, Prepared
 from pipelines.config import AnnotateConfig
 from pipelines.listing import ImageRef
@@ -98,8 +99,15 @@ def caption_row(captioned: Captioned, config: AnnotateConfig) -> dict[str, Any]:
         "confidence_id": captioned.confidence_id,
         "features": caption.features,
         "n_best": [{"caption": text, "logprob": logprob} for text, logprob in caption.n_best],
+        **_annotation_columns(caption.annotations),
         "created_at": captioned.created_at,
     }
+
+
+def _annotation_columns(found: Annotations | None) -> dict[str, list[dict[str, Any]] | None]:
+    """Return labels, boxes and masks as rows have them: null is unknown, empty is none."""
+    columns = asdict(found or Annotations())
+    return {name: None if items is None else list(items) for name, items in columns.items()}
 
 
 def _key(ref: ImageRef, config: AnnotateConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from captioner.training.options import TrainingOptions
 from captioner.training.precision import fastest_precision
 from captioner.training.sources import DataError
 from captioner.training.state import StateError
+from captioner.training.tasks import TaskConfig
 from pipelines import storage
 from pipelines.commands import CommandError, UsageError, decoding_config, refuse_credentials, uri_of
 from pipelines.options import EXIT_DONE
@@ -24,7 +25,7 @@ from pipelines.training_options import DECODER_FIELDS
 from schemas.uris import redact
 
 _FROM_NOTHING = ("grid", "vit")
-_URIS = ("data", "images", "validation", "encoder", "decoder")
+_URIS = ("data", "images", "annotations", "validation", "encoder", "decoder")
 _PREFIX = re.compile("(timm|regions|lm):(?!//)")
 
 
@@ -71,10 +72,12 @@ def _options(args: argparse.Namespace) -> TrainingOptions:
         for name in (field.name for field in fields(TrainingOptions))
         if name in given
     }
-    plain["languages"] = tuple(args.languages)
+    plain |= {"languages": tuple(args.languages), "tasks": tuple(args.tasks)}
     return TrainingOptions(
         **plain,
         punctuation=not args.drop_punctuation,
+        gate=not args.no_gate,
+        task_config=TaskConfig(**_of(TaskConfig, given)),
         decoder_settings=settings,
         augment=AugmentConfig(**_of(AugmentConfig, given)),
         config=TrainingConfig(**config),
@@ -86,18 +89,24 @@ def _of(config: type[Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def evaluate_model(args: argparse.Namespace) -> int:
-    """Score a model's captions, show the scores, and write them where that is asked for.
+    """Score a model's captions and heads, show the scores, and write them where that is asked for.
 
     Raises:
         UsageError: naming what cannot be used.
     """
-    for name in ("data", "images", "model"):
+    for name in ("data", "images", "annotations", "model"):
         if value := getattr(args, name):
             refuse_credentials(f"--{name}", value)
     output = uri_of("--output", args.output) if args.output else None
     captioner = load(args.model, args.device, decoding_config(args))
     try:
-        evaluation = evaluate(captioner, args.data, args.images, batch_size=args.batch_size)
+        evaluation = evaluate(
+            captioner,
+            args.data,
+            args.images,
+            annotations=args.annotations,
+            batch_size=args.batch_size,
+        )
     except (ModuleNotFoundError, ValueError) as error:
         raise UsageError(str(error)) from error
     print(evaluation.table)

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_args
 
+from captioner.heads import HEADS
 from captioner.training.augment import AugmentConfig
 from captioner.training.config import Precision, Schedule, TrainingConfig
+from captioner.training.tasks import TaskConfig, Turns, Weighting
 from pipelines.arguments import positive
 
 _TRAIN = """\
@@ -76,6 +78,7 @@ def add_train(commands: Any) -> None:
         help="of scenes' captions: en, zh, or both; the model's first one first (default: en)",
     )
     _add_model(train)
+    _add_tasks(train)
     _add_words(train)
     _add_learning(train)
     _add_augmentation(train)
@@ -131,6 +134,49 @@ def _add_model(train: argparse.ArgumentParser) -> None:
         action="store_true",
         default=argparse.SUPPRESS,
         help="words are read and said by the same numbers (fewer to learn)",
+    )
+
+
+def _add_tasks(train: argparse.ArgumentParser) -> None:
+    tasks = train.add_argument_group(
+        "labels, boxes and masks", "learned with the captions, by the same encoder"
+    )
+    tasks.add_argument(
+        "--tasks",
+        nargs="+",
+        default=(),
+        choices=tuple(HEADS),
+        help="what the model tells besides captions: labels, boxes, masks (default: nothing)",
+    )
+    tasks.add_argument(
+        "--annotations",
+        metavar="URI",
+        help="COCO's instances or panoptic JSON, where --data has the captions alone",
+    )
+    tasks.add_argument(
+        "--no_gate",
+        action="store_true",
+        help="leave out the learned maps of attention that features pass through, to compare",
+    )
+    _add_fields(
+        tasks,
+        TaskConfig,
+        {
+            "caption_weight": (float, "W", "of captions"),
+            "label_weight": (float, "W", "of labels"),
+            "box_weight": (float, "W", "of boxes"),
+            "mask_weight": (float, "W", "of masks"),
+            "weighting": (
+                str,
+                "KIND",
+                "fixed takes the weights as they are; uncertainty learns what to divide them by",
+            ),
+            "turns": (
+                str,
+                "KIND",
+                "joint learns all tasks in each step, alternating one after the other",
+            ),
+        },
     )
 
 
@@ -196,7 +242,11 @@ _LEARNING: dict[str, tuple[Any, str, str]] = {
     "patience": (int, "N", "epochs without a better score after which training ends; 0 goes on"),
     "seed": (int, "N", "decides order, captions, augmentation, dropout and first weights"),
 }
-_CHOICES = {"schedule": get_args(Schedule)}
+_CHOICES = {
+    "schedule": get_args(Schedule),
+    "weighting": get_args(Weighting),
+    "turns": get_args(Turns),
+}
 
 
 def _add_learning(train: argparse.ArgumentParser) -> None:
@@ -270,10 +320,16 @@ def add_evaluate(
         description="BLEU-1 to 4, ROUGE-L and CIDEr against people's captions, each with a 95% "
         "interval; for scenes:N\nthe share of captions that are true. Lower case, punctuation "
         "dropped, Chinese and Japanese by\ncharacter. METEOR and SPICE need Java and are not "
-        "offered.",
+        "offered. Of a model that was trained with\n--tasks, where the data has them: F1 and mAP "
+        "of labels, COCO's mAP of boxes, mIoU of masks.",
     )
     evaluate.add_argument("--data", required=True, metavar="URI", help=f"{_DATA}; or scenes:N")
     evaluate.add_argument("--images", metavar="URI", help="where COCO's or Flickr8k's images lie")
+    evaluate.add_argument(
+        "--annotations",
+        metavar="URI",
+        help="COCO's instances or panoptic JSON, where --data has the captions alone",
+    )
     evaluate.add_argument(
         "--output",
         metavar="URI",

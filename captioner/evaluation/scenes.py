@@ -29,11 +29,12 @@ _Figures = npt.NDArray[np.float64]
 Combinations = Literal["all", "seen", "unseen"]
 """Of colour and shape: scenes as they come, without those held out of training, or naming such."""
 
-_SAMPLERS: Mapping[str, Callable[[int, int], Iterator[Scene]]] = {
+SAMPLERS: Mapping[str, Callable[[int, int], Iterator[Scene]]] = {
     "all": samples,
     "seen": samples_without,
     "unseen": samples_with,
 }
+"""What draws such scenes, from a first seed and how many."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def score_on_scenes(
     judged: list[Judgement] = []
     could_state: list[float] = []
     seconds = 0.0
-    every = _SAMPLERS[combinations](first_seed, count)
+    every = SAMPLERS[combinations](first_seed, count)
     while scenes := list(islice(every, batch_size)):
         images = [render(scene) for scene in scenes]
         began = time.perf_counter()

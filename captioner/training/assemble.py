@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Sequence
-from dataclasses import fields
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,13 @@ from captioner.contract import ModelLoadError
 from captioner.decoders import DECODERS, DecoderConfig, language_model_from_pretrained
 from captioner.encoders import Encoder, thaw
 from captioner.encoders.from_name import encoder_from_name
+from captioner.heads import (
+    HEADS,
+    ClassifierConfig,
+    DetectorConfig,
+    HeadsConfig,
+    SegmenterConfig,
+)
 from captioner.huggingface.files import cannot_load, local_folder
 from captioner.model import CaptionModel, ModelConfig, check_name
 from captioner.scenes import scene_count
@@ -27,7 +34,14 @@ from captioner.training.loop import import_accelerate
 from captioner.training.material import Material
 from captioner.training.options import TrainingOptions
 from captioner.training.run import TrainingRun
-from captioner.training.sources import DataError, Example, read_examples, splits_of
+from captioner.training.sources import (
+    ClassNames,
+    DataError,
+    Example,
+    join_annotations,
+    read_examples,
+    splits_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +50,15 @@ BAD_IMAGES, FEATURES = "bad_images.txt", "features"
 _HELD_BACK, _MOST_HELD_BACK = 0.05, 1000
 _ANY_SIZE = 100
 _WORDS = ("words", "vocabulary_size", "min_frequency", "punctuation")
-_NOT_OF_SCENES = (*_WORDS, "images", "validation", "max_tokens", "augment", "views")
+_NOT_OF_SCENES = (
+    *_WORDS,
+    "images",
+    "annotations",
+    "validation",
+    "max_tokens",
+    "augment",
+    "views",
+)
 
 
 def assemble(options: TrainingOptions) -> TrainingRun:
@@ -49,6 +71,7 @@ def assemble(options: TrainingOptions) -> TrainingRun:
         ValueError: if options do not fit together.
     """
     check_name(options.name)
+    _check_tasks(options)
     import_accelerate()
     torch.manual_seed(options.config.seed)
     encoder = encoder_from_name(options.encoder, options.image_size)
@@ -63,8 +86,9 @@ def assemble(options: TrainingOptions) -> TrainingRun:
     else:
         material = _examples(options, output)
         settings["data_hash"] = _hash([*material.examples, *material.validation])
+    heads = heads_config(options.tasks, material.classes, encoder, gate=options.gate)
     return TrainingRun(
-        _model(options, encoder, material.tokenizer),
+        _model(options, encoder, material.tokenizer, heads),
         material,
         options.config,
         output=output,
@@ -87,6 +111,7 @@ def _scenes(options: TrainingOptions, count: int) -> SceneMaterial:
         count,
         options.config,
         languages=options.languages or ("en",),
+        tasks=options.task_config,
         workers=options.threads,
     )
 
@@ -109,6 +134,14 @@ def _examples(options: TrainingOptions, output: Path) -> ExampleMaterial:
     if not good or not scored:
         which = "train" if not good else "score"
         raise DataError(f"none of the images to {which} on can be read; see {output / BAD_IMAGES}")
+    if not any(example.captions for example in scored):
+        raise DataError("no image to score on has a caption; name a --validation that has some")
+    if not any(example.captions for example in good):
+        raise DataError("no image to train on has a caption; name data that has some")
+    if options.tasks and not any(example.annotated for example in scored):
+        logger.warning(
+            "no image to score on has labels, boxes or masks: only its captions are scored"
+        )
     return ExampleMaterial(
         good,
         scored,
@@ -118,6 +151,7 @@ def _examples(options: TrainingOptions, output: Path) -> ExampleMaterial:
         augment=options.augment,
         views=options.views,
         max_tokens=options.max_tokens,
+        tasks=options.task_config if options.tasks else None,
         threads=options.threads,
     )
 
@@ -125,10 +159,10 @@ def _examples(options: TrainingOptions, output: Path) -> ExampleMaterial:
 def _split(options: TrainingOptions) -> tuple[list[Example], list[Example]]:
     """Return what to train on, and what to score on."""
     splits = splits_of(options.data)
-    training = read_examples(splits.get("train", options.data), options.images)
+    training = _read(options, splits.get("train", options.data))
     elsewhere = options.validation or splits.get("validation")
     if elsewhere is not None:
-        validation = _read_validation(elsewhere, options.images)
+        validation = _read_validation(options, elsewhere)
         known = {example.uri for example in training}
         both = [example.uri for example in validation if example.uri in known]
         if both:
@@ -141,21 +175,34 @@ def _split(options: TrainingOptions) -> tuple[list[Example], list[Example]]:
     return training, _with_words(validation)
 
 
-def _read_validation(data: str, images: str | None) -> list[Example]:
+def _read(options: TrainingOptions, data: str) -> list[Example]:
+    """Read what is to be learned from, annotations included where there are tasks."""
+    examples = read_examples(data, options.images, annotated=bool(options.tasks))
+    if options.annotations is not None:
+        others = read_examples(options.annotations, options.images, annotated=True)
+        examples = join_annotations(examples, others)
+    return examples
+
+
+def _read_validation(options: TrainingOptions, data: str) -> list[Example]:
     """Read it with images at their usual place, or else where the others lie."""
+    annotated = bool(options.tasks)
     try:
-        return read_examples(data)
+        return read_examples(data, annotated=annotated)
     except DataError:
-        if images is None:
+        if options.images is None:
             raise
-        return read_examples(data, images)
+        return read_examples(data, options.images, annotated=annotated)
 
 
 def _hold_back(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
     if len(examples) < 2:
         raise DataError("there is one image; give at least two: one is held back to score on")
     count = min(_MOST_HELD_BACK, max(1, round(_HELD_BACK * len(examples))))
-    held = set(np.random.default_rng(seed).permutation(len(examples))[:count].tolist())
+    order = np.random.default_rng(seed).permutation(len(examples)).tolist()
+    # One of those with captions at least: without any nothing can be scored.
+    first = next((number for number in order if examples[number].captions), order[0])
+    held = set(sorted(order, key=lambda number: number != first)[:count])
     logger.info("%d of %d images are held back to score on", count, len(examples))
     return (
         [example for number, example in enumerate(examples) if number not in held],
@@ -165,12 +212,11 @@ def _hold_back(examples: Sequence[Example], seed: int) -> tuple[list[Example], l
 
 def _with_words(examples: Sequence[Example]) -> list[Example]:
     """Leave out captions without a word: nothing can be held against them."""
-    kept = [
-        Example(example.uri, said)
-        for example in examples
-        if (said := tuple(caption for caption in example.captions if words(caption)))
+    spoken = [
+        replace(example, captions=tuple(filter(words, example.captions))) for example in examples
     ]
-    if not kept:
+    kept = [example for example in spoken if example.captions or example.annotated]
+    if not any(example.captions for example in kept):
         raise DataError("no image to score on has a caption with a word in it")
     return kept
 
@@ -178,7 +224,11 @@ def _with_words(examples: Sequence[Example]) -> list[Example]:
 def _hash(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(json.dumps([example.uri, example.captions]).encode())
+        about: list[object] = [example.uri, example.captions]
+        if example.annotated:
+            about += [example.annotations and asdict(example.annotations)]
+            about += [example.mask_file and asdict(example.mask_file)]
+        digest.update(json.dumps(about).encode())
     return digest.hexdigest()[:16]
 
 
@@ -226,7 +276,61 @@ def _check_decoder(options: TrainingOptions) -> None:
         )
 
 
-def _model(options: TrainingOptions, encoder: Encoder, tokenizer: CaptionTokenizer) -> CaptionModel:
+def _check_tasks(options: TrainingOptions) -> None:
+    if unknown := set(options.tasks) - set(HEADS):
+        raise ValueError(f"tasks holds {min(unknown)!r}; use some of {', '.join(HEADS)}")
+    default = TrainingOptions(data="", output="")
+    for name in ("gate", "task_config", "annotations"):
+        if not options.tasks and (value := getattr(options, name)) != getattr(default, name):
+            raise ValueError(f"{name} is {value!r}, but there are no tasks; name some")
+    if options.task_config.turns == options.config.schedule == "alternating":
+        raise ValueError(
+            "turns and schedule are both alternating: of some tasks the encoder would never learn; "
+            "use joint for one of them"
+        )
+
+
+def heads_config(
+    tasks: Collection[str], classes: ClassNames, encoder: Encoder, *, gate: bool = True
+) -> HeadsConfig | None:
+    """Return the heads for some tasks, as they suit an encoder; None without tasks.
+
+    Args:
+        tasks: some of ``HEADS``.
+        classes: of each.
+        encoder: what they are put on.
+        gate: whether features pass through learned maps of attention.
+
+    Raises:
+        DataError: if there are no classes for a task.
+    """
+    if not tasks:
+        return None
+    for task in tasks:
+        if not getattr(classes, task):
+            raise DataError(
+                f"the data has no {task} in any of its images; leave {task} out of the tasks, or "
+                "name data that has some"
+            )
+    # Small objects are told apart on a map that is finer than the grid.
+    finer = min(1, len(encoder.finer))
+    return HeadsConfig(
+        labels=ClassifierConfig(classes=classes.labels, attention="gate" if gate else "none")
+        if "labels" in tasks
+        else None,
+        boxes=DetectorConfig(classes=classes.boxes, gate=gate, finer=finer)
+        if "boxes" in tasks
+        else None,
+        masks=SegmenterConfig(classes=classes.masks, gate=gate) if "masks" in tasks else None,
+    )
+
+
+def _model(
+    options: TrainingOptions,
+    encoder: Encoder,
+    tokenizer: CaptionTokenizer,
+    heads: HeadsConfig | None,
+) -> CaptionModel:
     weights: dict[str, Tensor] = {}
     if options.decoder.startswith(LANGUAGE_MODEL):
         name = options.decoder.removeprefix(LANGUAGE_MODEL)
@@ -235,7 +339,9 @@ def _model(options: TrainingOptions, encoder: Encoder, tokenizer: CaptionTokeniz
     else:
         kind, _ = DECODERS[options.decoder]
         decoder = kind(vocabulary_size=len(tokenizer), **options.decoder_settings)
-    model = CaptionModel(ModelConfig(name=options.name, encoder=encoder.config, decoder=decoder))
+    model = CaptionModel(
+        ModelConfig(name=options.name, encoder=encoder.config, decoder=decoder, heads=heads)
+    )
     model.encoder.load_state_dict(encoder.state_dict())
     model.decoder.load_state_dict({**model.decoder.state_dict(), **weights})
     thaw(model.encoder, options.config.thaw)

@@ -111,7 +111,7 @@ def changed(image: Image.Image, change: Change, prepare: Callable[[Image.Image],
         prepare: brings an image to the model's size, [h x w x 3], uint8.
     """
     if change.box != (0.0, 0.0, 1.0, 1.0):
-        image = image.crop(_whole_pixels(change.box, image.size))
+        image = image.crop(whole_pixels(change.box, image.size))
     pixels = prepare(image)
     if change.colour != (1.0, 1.0, 1.0):
         picture = Image.fromarray(pixels)
@@ -140,10 +140,10 @@ def _swapped(side: str) -> str:
     return other.capitalize() if side[:1].isupper() else other
 
 
-def _whole_pixels(
+def whole_pixels(
     box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> tuple[int, int, int, int]:
-    """Return a box in pixels; at least one is kept."""
+    """Return a box, given as shares of width and height, in pixels; at least one is kept."""
     width, height = size
     left, top = min(int(box[0] * width), width - 1), min(int(box[1] * height), height - 1)
     right, bottom = round(box[2] * width), round(box[3] * height)

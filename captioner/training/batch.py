@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from captioner.heads import HeadTargets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,11 +18,13 @@ class Batch:
         tokens: start to end, padded, those of one image following each other, [c x t], int64.
         pixels: of the images, [b x height x width x 3], uint8; None where there is memory.
         memory: what a frozen encoder saw of them, [b x positions x features].
+        targets: what heads are to say of them; None of a model without heads.
     """
 
     tokens: Tensor
     pixels: Tensor | None = None
     memory: Tensor | None = None
+    targets: HeadTargets | None = None
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -31,7 +35,8 @@ class Batch:
         images = len(self)
 
         def share(rows: Tensor) -> Tensor:
-            return rows.reshape(images, -1, *rows.shape[1:])[number::count].flatten(0, 1)
+            each = len(rows) // images
+            return rows.reshape(images, each, *rows.shape[1:])[number::count].flatten(0, 1)
 
         return self._each(share)
 
@@ -40,10 +45,14 @@ class Batch:
         return self._each(lambda rows: rows.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{name: change(rows) for name, rows in values.items() if rows is not None}
-        )
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            rows = getattr(self, field.name)
+            if rows is not None:
+                changed[field.name] = (
+                    rows.each(change) if isinstance(rows, HeadTargets) else change(rows)
+                )
+        return replace(self, **changed)
 
 
 class Batches(Protocol):

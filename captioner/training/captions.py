@@ -91,6 +91,7 @@ class CaptionBatches:
         captions = [caption for example in examples for caption in example.captions]
         self._said, self.cut = _encode(captions, tokenizer, config.max_tokens)
         self._said_mirrored = list(self._said)
+        self._silent = np.array([tokenizer.start], np.int32)
         if mirrored:
             other = {number: swap_sides(caption) for number, caption in enumerate(captions)}
             other = {number: text for number, text in other.items() if text != captions[number]}
@@ -127,20 +128,27 @@ class CaptionBatches:
             rows: numbers of b images.
             flipped: which of them are mirrored.
         """
+        spoken = [self._said_mirrored if mirror else self._said for mirror in flipped]
         said = [
-            (self._said_mirrored if mirror else self._said)[caption]
-            for row, mirror in zip(rows, flipped, strict=True)
+            self._silent if caption is None else captions[caption]
+            for row, captions in zip(rows, spoken, strict=True)
             for caption in self._drawn(epoch, int(row))
         ]
-        tokens = torch.full((len(said), max(map(len, said))), self._pad, dtype=torch.int64)
+        length = max(2, *map(len, said))  # To have one word to say, even if it counts nothing.
+        tokens = torch.full((len(said), length), self._pad, dtype=torch.int64)
         for line, ids in zip(tokens, said, strict=True):
             line[: len(ids)] = torch.from_numpy(ids)
         return tokens
 
-    def _drawn(self, epoch: int, row: int) -> list[int]:
-        """Draw the captions of an image without replacement; too few of them go in a circle."""
+    def _drawn(self, epoch: int, row: int) -> Sequence[int | None]:
+        """Draw the captions of an image without replacement; too few of them go in a circle.
+
+        Of an image without captions they are None.
+        """
         rng = np.random.default_rng((_CAPTION_STREAM, self._config.seed, epoch, row))
         first, end = self._first[row : row + 2].tolist()
+        if first == end:
+            return [None] * self._config.captions_per_image
         order = itertools.cycle(rng.permutation(end - first).tolist())
         return [first + next(order) for _ in range(self._config.captions_per_image)]
 

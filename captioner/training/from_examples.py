@@ -13,8 +13,9 @@ from torch import Tensor
 
 from captioner.contract import Captioner
 from captioner.evaluation.captions import caption_examples
+from captioner.evaluation.heads import score_heads_on_examples
 from captioner.evaluation.metrics import NAMES, require_pycocoevalcap, score
-from captioner.model import CaptionModel, prepare
+from captioner.model import AttentionCaptioner, CaptionModel, prepare
 from captioner.tokenizer import CaptionTokenizer
 from captioner.training.augment import UNCHANGED, AugmentConfig, Pixels
 from captioner.training.batch import Batches
@@ -23,9 +24,11 @@ from captioner.training.config import TrainingConfig
 from captioner.training.features import ViewConfig, cache_features
 from captioner.training.images import load_image
 from captioner.training.loader import ExampleLoader, FeatureLoader
+from captioner.training.loop import Objective
 from captioner.training.material import PICTURES
 from captioner.training.objective import CaptionObjective
-from captioner.training.sources import Example
+from captioner.training.sources import ClassNames, Example, class_names
+from captioner.training.tasks import TaskConfig, TaskObjective
 
 _ENOUGH_FOR_CIDER = 10
 
@@ -44,7 +47,9 @@ class ExampleMaterial:
         views: in how many ways a frozen encoder sees each picture; 0 keeps nothing of it and
             encodes anew.
         max_tokens: longer captions are cut.
+        tasks: how much captions and heads count, of a model with heads; None of one without.
         threads: that read and decode.
+        classes: of labels, boxes and masks that are to be learned.
     """
 
     examples: Sequence[Example]
@@ -55,7 +60,9 @@ class ExampleMaterial:
     augment: AugmentConfig = UNCHANGED
     views: int = 1
     max_tokens: int = 64
+    tasks: TaskConfig | None = None
     threads: int = 4
+    classes: ClassNames = field(init=False)
     best_by: str = field(init=False)
     facts: dict[str, object] = field(init=False)
 
@@ -67,6 +74,12 @@ class ExampleMaterial:
             ValueError: if views, changes and what learns do not fit together.
         """
         require_pycocoevalcap()
+        if self.tasks is not None:
+            if self.views > 1:
+                raise ValueError(
+                    f"views is {self.views}, but tasks need the picture itself; leave views out"
+                )
+            self.views = min(self.views, 0)
         frozen = self.config.thaw == "none"
         if frozen and self.views == 1 and self.augment != UNCHANGED:
             raise ValueError(
@@ -80,13 +93,15 @@ class ExampleMaterial:
             )
         if self.views < 0:
             raise ValueError(f"views is {self.views}; use 0 or more")
+        self.classes = class_names(self.examples)
+        self._captioned = [example for example in self.validation if example.captions]
         self._loader, self._views = self._loader_config(), self._view_config()
         # CIDEr asks how rare words are, which few captions cannot tell; of one image it is 0.
-        self.best_by = "cider" if len(self.validation) >= _ENOUGH_FOR_CIDER else "rouge_l"
+        self.best_by = "cider" if len(self._captioned) >= _ENOUGH_FOR_CIDER else "rouge_l"
         captions = sum(len(example.captions) for example in self.examples)
         self.facts = {
             "data": f"{len(self.examples):,} images with {captions:,} captions",
-            "scores": f"on {len(self.validation):,} images, greedy, times 100 as papers have it",
+            "scores": f"on {len(self._captioned):,} images, greedy, times 100 as papers have it",
             "words": f"{len(self.tokenizer):,}",
         }
 
@@ -127,6 +142,7 @@ class ExampleMaterial:
             prepare=lambda image: prepare(image, size).pixels,
             augment=self.augment,
             draft_size=(2 * size, 2 * size),  # Enough for crops, and much faster to decode.
+            targets=model.heads.targets if model.heads is not None else None,
             threads=self.threads,
         )
 
@@ -150,22 +166,34 @@ class ExampleMaterial:
         )
         return FeatureLoader(features, self.examples, self.tokenizer, self._loader)
 
-    def objective(self, model: CaptionModel) -> CaptionObjective:
-        """Return the losses of captions, and of attention where it is asked for."""
-        return CaptionObjective(
+    def objective(self, model: CaptionModel) -> Objective:
+        """Return the losses of captions, of attention where it is asked for, and of heads."""
+        captions = CaptionObjective(
             pad=self.tokenizer.pad,
             label_smoothing=self.config.label_smoothing,
             doubly_stochastic=self.config.doubly_stochastic,
         )
+        if model.heads is None or self.tasks is None:
+            return captions
+        return TaskObjective(captions, model.heads, self.tasks)
 
     def validate(self, captioner: Captioner) -> dict[str, float]:
         """Hold captions against what people wrote; scores are times 100, as papers have them."""
-        captions = caption_examples(captioner, self.validation, threads=self.threads)
+        captions = caption_examples(captioner, self._captioned, threads=self.threads)
         scores = score(
             [caption.text for caption in captions],
-            [example.captions for example in self.validation],
+            [example.captions for example in self._captioned],
         )
-        return {name: 100 * getattr(scores, name).value for name in NAMES}
+        found = {name: 100 * getattr(scores, name).value for name in NAMES}
+        annotated = any(example.annotated for example in self.validation)
+        if (
+            annotated
+            and isinstance(captioner, AttentionCaptioner)
+            and captioner.model.heads is not None
+        ):
+            heads = score_heads_on_examples(captioner, self.validation, threads=self.threads)
+            found |= {name: 100 * value for name, value in heads.headline().items()}
+        return found
 
     def pictures(self) -> Sequence[Image.Image]:
         """Return the first images that are scored on."""

@@ -8,12 +8,14 @@ from statistics import fmean
 from PIL import Image
 
 from captioner.contract import Captioner
-from captioner.evaluation.scenes import score_on_scenes
+from captioner.evaluation.heads import score_heads_on_scenes
+from captioner.evaluation.scenes import Combinations, score_on_scenes
 from captioner.model import AttentionCaptioner, CaptionModel
-from captioner.scenes import HELD_OUT, TRAINING, VALIDATION, render, sample
+from captioner.scenes import HELD_OUT, TRAINING, VALIDATION, render, sample, truth
 from captioner.tokenizer import CaptionTokenizer
 from captioner.training.batch import Batches
 from captioner.training.config import TrainingConfig
+from captioner.training.loop import Objective
 from captioner.training.material import PICTURES
 from captioner.training.objective import CaptionObjective, SceneObjective
 from captioner.training.scenes import (
@@ -21,6 +23,8 @@ from captioner.training.scenes import (
     render_scenes,
     scene_tokenizer,
 )
+from captioner.training.sources import ClassNames
+from captioner.training.tasks import TaskConfig, TaskObjective
 
 
 @dataclass
@@ -33,6 +37,7 @@ class SceneMaterial:
         languages: that captions are written in; the first is what the model says unless asked.
         hold_out: train on no scene that shows a colour and a shape of ``HELD_OUT``, so that those
             tell afterwards whether the model brings together what it saw apart.
+        tasks: how much captions and heads count.
         validation: scenes to score on.
         object_weight: of the loss that names objects from the grid alone.
         attention_weight: of the loss that looks at the object that is being named.
@@ -44,6 +49,7 @@ class SceneMaterial:
     config: TrainingConfig
     languages: Sequence[str] = ("en",)
     hold_out: bool = True
+    tasks: TaskConfig = TaskConfig()
     validation: int = 500
     object_weight: float = 0.5
     attention_weight: float = 0.5
@@ -51,6 +57,7 @@ class SceneMaterial:
     workers: int = os.cpu_count() or 1
     tokenizer: CaptionTokenizer = field(init=False)
     best_by: str = "true_captions"
+    classes: ClassNames = ClassNames(truth.LABELS, truth.BOXES, truth.MASKS)
 
     def __post_init__(self) -> None:
         """Learn the words."""
@@ -72,14 +79,15 @@ class SceneMaterial:
             tokenizer=self.tokenizer,
             workers=self.workers,
             hold_out=self.hold_out,
+            targets=model.heads is not None,
         )
         size = min(self.config.batch_size, len(data))
         batches = SceneBatches(data, size, self.config.seed)
         return lambda epoch: batches
 
-    def objective(self, model: CaptionModel) -> SceneObjective:
-        """Return the losses of captions, objects and attention."""
-        return SceneObjective(
+    def objective(self, model: CaptionModel) -> Objective:
+        """Return the losses of captions, objects and attention, and of heads if there are any."""
+        captions = SceneObjective(
             CaptionObjective(
                 pad=self.tokenizer.pad,
                 label_smoothing=self.config.label_smoothing,
@@ -90,6 +98,7 @@ class SceneMaterial:
             object_weight=self.object_weight,
             attention_weight=self.attention_weight,
         )
+        return captions if model.heads is None else TaskObjective(captions, model.heads, self.tasks)
 
     def validate(self, captioner: Captioner) -> dict[str, float]:
         """Hold captions of unseen scenes against the truth: means over languages, and of each.
@@ -97,12 +106,13 @@ class SceneMaterial:
         What is held out is not looked at, or the best epoch would be chosen by it.
         """
         assert isinstance(captioner, AttentionCaptioner)
+        combinations: Combinations = "seen" if self.hold_out else "all"
         found = {
             language: score_on_scenes(
                 _speaking(captioner, language),
                 VALIDATION,
                 self.validation,
-                combinations="seen" if self.hold_out else "all",
+                combinations=combinations,
                 language=language,
             )
             for language in self.languages
@@ -113,6 +123,10 @@ class SceneMaterial:
         }
         if len(found) > 1:
             scores |= {f"true_captions_{name}": of.true_captions for name, of in found.items()}
+        if captioner.model.heads is not None:
+            scores |= score_heads_on_scenes(
+                captioner, VALIDATION, self.validation, combinations=combinations
+            ).headline()
         return scores
 
     def pictures(self) -> Sequence[Image.Image]:

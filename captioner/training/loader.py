@@ -9,13 +9,20 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from captioner.annotations import Annotations
+from captioner.heads import HeadTargets
+from captioner.heads.targets import Size
 from captioner.tokenizer import CaptionTokenizer
+from captioner.training.annotated import changed_annotations
 from captioner.training.augment import UNCHANGED, AugmentConfig, Pixels, changed, draw_change
 from captioner.training.batch import Batch
 from captioner.training.captions import CaptionBatches, LoaderConfig
 from captioner.training.features import FeatureCache
-from captioner.training.images import in_order, load_image
-from captioner.training.sources import Example
+from captioner.training.images import in_order, load_decoded
+from captioner.training.sources import Example, load_annotations
+
+Targets = Callable[[Sequence[Annotations], Sequence[Size]], HeadTargets]
+"""Makes targets of what is known of images, and of their widths and heights."""
 
 _BATCHES_AHEAD = 3
 _VIEW_STREAM = 4
@@ -38,6 +45,7 @@ class ExampleLoader:
         prepare: Callable[[Image.Image], Pixels],
         augment: AugmentConfig = UNCHANGED,
         draft_size: tuple[int, int] | None = None,
+        targets: Targets | None = None,
         threads: int = 4,
     ) -> None:
         """Make a loader.
@@ -51,6 +59,8 @@ class ExampleLoader:
             augment: how pictures may be changed.
             draft_size: width and height that suffice, as of `captioner.images.decode`: large
                 JPEGs are decoded several times as fast, and a little differently.
+            targets: makes targets of heads of what is known of images and their sizes; None
+                without heads.
             threads: that read and decode.
 
         Raises:
@@ -58,7 +68,7 @@ class ExampleLoader:
         """
         self._captions = CaptionBatches(examples, tokenizer, config, mirrored=augment.flip)
         self.cut = self._captions.cut
-        self._uris = [example.uri for example in examples]
+        self._examples, self._targets = examples, targets
         self._config, self._prepare, self._augment = config, prepare, augment
         self._draft_size, self._threads = draft_size, threads
 
@@ -74,26 +84,38 @@ class ExampleLoader:
         """
         rows = self._captions.rows(epoch)[first:]
 
-        def load(row: int) -> tuple[Pixels, bool]:
+        def load(row: int) -> tuple[Pixels, bool, HeadTargets | None]:
             return self._load(epoch, row)
 
         images = itertools.chain.from_iterable(batch.tolist() for batch in rows)
         ahead = _BATCHES_AHEAD * self._config.batch_size
         with closing(in_order(load, images, threads=self._threads, ahead=ahead)) as loaded:
             for batch in rows:
-                pixels, flipped = zip(*itertools.islice(loaded, len(batch)), strict=True)
+                pixels, flipped, targets = zip(*itertools.islice(loaded, len(batch)), strict=True)
                 yield Batch(
                     tokens=self._captions.tokens(epoch, batch, flipped),
                     pixels=torch.from_numpy(np.stack(pixels)),
+                    targets=HeadTargets.joined(targets) if self._targets is not None else None,
                 )
 
-    def _load(self, epoch: int, row: int) -> tuple[Pixels, bool]:
-        """Return the pixels of an image as they are in an epoch, and whether it is mirrored."""
-        image = load_image(self._uris[row], self._draft_size)
+    def _load(self, epoch: int, row: int) -> tuple[Pixels, bool, HeadTargets | None]:
+        """Return the pixels of an image as they are in an epoch, and whether it is mirrored.
+
+        And the targets of heads, where there are any.
+        """
+        example = self._examples[row]
+        decoded = load_decoded(example.uri, self._draft_size)
+        image = decoded.image
         change = draw_change(
             self._augment, image.size, seed=self._config.seed, epoch=epoch, image=row
         )
-        return changed(image, change, self._prepare), change.flipped
+        pixels, targets = changed(image, change, self._prepare), None
+        if self._targets is not None:
+            known = load_annotations(example, (decoded.height, decoded.width)) or Annotations()
+            size = decoded.width, decoded.height
+            known, size = changed_annotations(known, size, change)
+            targets = self._targets([known], [size])
+        return pixels, change.flipped, targets
 
 
 class FeatureLoader:

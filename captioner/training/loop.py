@@ -59,14 +59,14 @@ class Learner(nn.Module):
             encoder_rests: spend nothing on the encoder's gradients.
         """
         with torch.autocast(batch.tokens.device.type, torch.bfloat16, enabled=self._half):
-            memory = batch.memory
+            memory, said = batch.memory, None
             if memory is None:
                 if batch.pixels is None:
                     raise ValueError("the batch has neither pixels nor memory")
-                with torch.no_grad() if encoder_rests else nullcontext():
-                    memory = self.model.encode(batch.pixels)
+                seen, said = self.model.look(batch.pixels, encoder_rests=encoder_rests)
+                memory = seen.memory
             words = noisy(batch.tokens[:, :-1], self._word_noise)
-            read = self.model(None, words, memory)
+            read = self.model(None, words, memory)._replace(heads=said)
             return self.objective(read, batch)
 
 

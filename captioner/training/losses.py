@@ -37,7 +37,8 @@ def caption_loss(
     weights = (targets != pad).float()
     if word_weights is not None:
         weights = weights * word_weights[:, 1:]
-    return (losses * weights.flatten()).sum() / weights.sum()
+    # Of images without captions there may be nothing to learn here.
+    return (losses * weights.flatten()).sum() / weights.sum().clamp_min(1)
 
 
 def doubly_stochastic_loss(attention: Tensor, tokens: Tensor, pad: int) -> Tensor:

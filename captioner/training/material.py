@@ -10,6 +10,7 @@ from captioner.model import CaptionModel
 from captioner.tokenizer import CaptionTokenizer
 from captioner.training.batch import Batches
 from captioner.training.loop import Objective
+from captioner.training.sources import ClassNames
 
 PICTURES = 4
 """How many images' attention is drawn after each epoch."""
@@ -21,12 +22,14 @@ class Material(Protocol):
     Attributes:
         tokenizer: trained on the captions.
         facts: what the model card tells of the data, by name.
+        classes: what labels, boxes and masks may be.
         best_by: the score by which the best epoch is chosen, the higher the better.
     """
 
     tokenizer: CaptionTokenizer
     facts: dict[str, object]
     best_by: str
+    classes: ClassNames
 
     def epochs(self, model: CaptionModel) -> Callable[[int], Batches]:
         """Return what gives the batches of each epoch, counted from 0."""

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from captioner.tokenizer import Kind
 from captioner.training.augment import UNCHANGED, AugmentConfig
 from captioner.training.config import TrainingConfig
+from captioner.training.tasks import TaskConfig
 
 _ELSEWHERE = frozenset(["output", "device", "threads"])
 """What the result does not depend on."""
@@ -26,6 +27,11 @@ class TrainingOptions:
         image_size: side of the square pictures, in pixels; by default what suits the encoder.
         decoder: ``lstm``, ``transformer``, or ``lm:`` and a pretrained language model.
         decoder_settings: fields of the decoder's configuration.
+        tasks: what the model tells besides captions: ``labels``, ``boxes``, ``masks``.
+        gate: whether the features of those pass through learned maps of attention.
+        task_config: how much each of them counts.
+        annotations: labels, boxes and masks that lie apart from the captions, as
+            ``read_examples`` takes them.
         languages: of the captions of scenes, the model's first one first; the images of users
             have their captions in whatever languages they are.
         words: what the tokens are: words, or byte pairs.
@@ -49,6 +55,10 @@ class TrainingOptions:
     image_size: int | None = None
     decoder: str = "lstm"
     decoder_settings: Mapping[str, object] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    gate: bool = True
+    task_config: TaskConfig = TaskConfig()
+    annotations: str | None = None
     languages: tuple[str, ...] = ()
     words: Kind = "word"
     vocabulary_size: int | None = None
@@ -65,7 +75,7 @@ class TrainingOptions:
         """Return what the result depends on, by name, ready for JSON."""
         flat: dict[str, object] = {}
         for name, value in asdict(self).items():
-            if name in ("augment", "config", "decoder_settings"):
+            if name in ("augment", "config", "decoder_settings", "task_config"):
                 flat |= value
             elif name not in _ELSEWHERE:
                 flat[name] = value

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -12,8 +12,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from captioner.heads.targets import NO_OBJECT, HeadTargets
 from captioner.model import prepare
-from captioner.scenes import Scene, captions, render, samples
+from captioner.scenes import Scene, captions, render, samples, truth
 from captioner.scenes.combinations import shows_held_out
 from captioner.scenes.grammar import Description, describe
 from captioner.scenes.languages import ATTRIBUTES
@@ -26,6 +27,7 @@ MIRRORS = tuple(product((False, True), repeat=3))
 MAX_TOKENS = 40
 """Of a caption in the language that needs most, start and end included."""
 _CHUNK = 250
+_Pixels = npt.NDArray[np.uint8]
 
 
 @dataclass
@@ -41,6 +43,7 @@ class SceneData:
             [s x mirrors x captions x 2], uint8.
         centres: of each object, x and y from 0 to 1, [s x objects x 2]; NaN where there is none.
         attributes: which of each of ``ATTRIBUTES``, [s x objects x 4]; -1 where there is none.
+        targets: what heads are to say of them; None where there are none.
         pad: the padding token.
     """
 
@@ -50,11 +53,56 @@ class SceneData:
     relations: npt.NDArray[np.uint8]
     centres: npt.NDArray[np.float32]
     attributes: npt.NDArray[np.int8]
+    targets: "SceneTargets | None"
     pad: int
 
     def __len__(self) -> int:
         """How many scenes there are."""
         return len(self.pixels)
+
+
+@dataclass
+class SceneTargets:
+    """What heads are to say of scenes; s scenes.
+
+    Attributes:
+        labels: whether each of ``truth.LABELS`` is seen, [s x labels], bool.
+        boxes: of each object, left, top, right and bottom from 0 to 1, [s x objects x 4]; 0 where
+            there is none.
+        classes: which of ``truth.BOXES`` each object is, [s x objects], int8; -1 is none.
+        masks: the class of each pixel, 0 for the background, then those of ``truth.MASKS``,
+            [s x size x size], uint8.
+    """
+
+    labels: npt.NDArray[np.bool_]
+    boxes: npt.NDArray[np.float32]
+    classes: npt.NDArray[np.int8]
+    masks: npt.NDArray[np.uint8]
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene], size: int) -> "SceneTargets":
+        """Take the truth of scenes, for pictures of ``size`` pixels a side."""
+        targets = HeadTargets.of(
+            [truth.annotations(scene, size) for scene in scenes],
+            [(size, size)] * len(scenes),
+            labels=truth.LABELS,
+            boxes=truth.BOXES,
+            masks=truth.MASKS,
+            image_size=size,
+        )
+        boxes = np.zeros((len(scenes), MAX_OBJECTS, 4), np.float32)
+        classes = np.full((len(scenes), MAX_OBJECTS), NO_OBJECT, np.int8)
+        most = targets.classes.shape[1]
+        boxes[:, :most], classes[:, :most] = targets.boxes.numpy(), targets.classes.numpy()
+        return cls(
+            targets.labels.numpy() > 0, boxes, classes, targets.masks.numpy().astype(np.uint8)
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["SceneTargets"]) -> "SceneTargets":
+        """Join those of some scenes and of others."""
+        names = [field.name for field in fields(cls)]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +149,7 @@ def render_scenes(
     tokenizer: CaptionTokenizer,
     workers: int,
     hold_out: bool = False,
+    targets: bool = False,
 ) -> SceneData:
     """Render scenes at full size, bring them to the model's, and write their captions.
 
@@ -111,12 +160,18 @@ def render_scenes(
         tokenizer: for the words; captions are written in each of the languages it has by name.
         workers: processes that render.
         hold_out: skip scenes that show a colour and a shape of ``HELD_OUT``.
+        targets: whether to tell what heads are to say, too.
     """
     make = partial(
-        _render_chunk, image_size=image_size, words=tokenizer.to_json(), hold_out=hold_out
+        _render_chunk,
+        image_size=image_size,
+        words=tokenizer.to_json(),
+        hold_out=hold_out,
+        targets=targets,
     )
     pixels = np.empty((count, image_size, image_size, 3), np.uint8)
     rest = []
+    known: list[SceneTargets] = []
     made, seed = 0, first_seed
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         while made < count:  # As many seeds as scenes are wanted; what was skipped is made up for.
@@ -125,16 +180,27 @@ def render_scenes(
             for chunk in filter(None, pool.map(make, jobs)):
                 pixels[made : made + len(chunk)] = chunk.pixels
                 made += len(chunk)
+                if chunk.targets is not None:
+                    known.append(chunk.targets)
                 rest.append(
                     (chunk.tokens, chunk.objects, chunk.relations, chunk.centres, chunk.attributes)
                 )
             seed = end
     tokens, objects, relations, centres, attributes = map(np.concatenate, zip(*rest, strict=True))
-    return SceneData(pixels, tokens, objects, relations, centres, attributes, tokenizer.pad)
+    return SceneData(
+        pixels,
+        tokens,
+        objects,
+        relations,
+        centres,
+        attributes,
+        SceneTargets.joined(known) if targets else None,
+        tokenizer.pad,
+    )
 
 
 def _render_chunk(
-    job: tuple[int, int], *, image_size: int, words: str, hold_out: bool
+    job: tuple[int, int], *, image_size: int, words: str, hold_out: bool, targets: bool
 ) -> SceneData | None:
     tokenizer = CaptionTokenizer.from_json(words)
     scenes = [scene for scene in samples(*job) if not (hold_out and shows_held_out(scene))]
@@ -158,6 +224,7 @@ def _render_chunk(
         relations.reshape(*shape, 2),
         centres,
         attributes,
+        SceneTargets.of(scenes, image_size) if targets else None,
         tokenizer.pad,
     )
 
@@ -240,14 +307,13 @@ class SceneBatches:
         mirror = rng.integers(len(MIRRORS), size=len(rows))
         for number, (across, down, turn) in enumerate(MIRRORS):
             chosen = mirror == number
-            part, points = pixels[chosen], centres[chosen]
+            points = centres[chosen]
             if across:
-                part, points[..., 0] = part[:, :, ::-1], 1 - points[..., 0]
+                points[..., 0] = 1 - points[..., 0]
             if down:
-                part, points[..., 1] = part[:, ::-1], 1 - points[..., 1]
-            if turn:
-                part, points = part.swapaxes(1, 2), points[..., ::-1]
-            pixels[chosen], centres[chosen] = part, points
+                points[..., 1] = 1 - points[..., 1]
+            pixels[chosen] = _mirrored(pixels[chosen], across, down, turn)
+            centres[chosen] = points[..., ::-1] if turn else points
         said = rng.integers(data.tokens.shape[2], size=len(rows))
         tokens = data.tokens[rows, mirror, said].astype(np.int64)
         objects = data.objects[rows, mirror, said].astype(np.int64)
@@ -262,4 +328,33 @@ class SceneBatches:
             relating=torch.from_numpy(relating[:, :longest]),
             centres=torch.from_numpy(centres),
             attributes=torch.from_numpy(data.attributes[rows].astype(np.int64)),
+            targets=None if data.targets is None else _targets(data.targets, rows, mirror),
         )
+
+
+def _mirrored(pixels: _Pixels, across: bool, down: bool, turn: bool) -> _Pixels:
+    """Mirror pictures [b x size x size ...], transposed last."""
+    if across:
+        pixels = pixels[:, :, ::-1]
+    if down:
+        pixels = pixels[:, ::-1]
+    return pixels.swapaxes(1, 2) if turn else pixels
+
+
+def _targets(
+    known: SceneTargets, rows: npt.NDArray[np.int64], mirror: npt.NDArray[np.int64]
+) -> HeadTargets:
+    boxes, masks = known.boxes[rows], known.masks[rows]
+    for number, (across, down, turn) in enumerate(MIRRORS):
+        chosen = mirror == number
+        masks[chosen] = _mirrored(masks[chosen], across, down, turn)
+        boxes[chosen] = truth.mirrored_boxes(
+            boxes[chosen], horizontally=across, vertically=down, transposed=turn
+        )
+    return HeadTargets(
+        labels=torch.from_numpy(known.labels[rows].astype(np.float32)),
+        boxes=torch.from_numpy(boxes),
+        classes=torch.from_numpy(known.classes[rows].astype(np.int64)),
+        boxes_known=torch.ones(len(rows), dtype=torch.bool),
+        masks=torch.from_numpy(masks.astype(np.int64)),
+    )

@@ -1,5 +1,8 @@
+import hashlib
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -10,7 +13,8 @@ from captioner.checkpoint import CheckpointError, load, save
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
-from captioner.model import CaptionModel, ModelConfig
+from captioner.heads import ClassifierConfig, DetectorConfig, HeadsConfig, SegmenterConfig
+from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.scenes import render, sample
 from captioner.tokenizer import CaptionTokenizer
 
@@ -39,6 +43,25 @@ def model(tokenizer) -> CaptionModel:
 def folder(model, tokenizer, tmp_path) -> Path:
     save(model, tokenizer, str(tmp_path / "model"))
     return tmp_path / "model"
+
+
+HEADS = HeadsConfig(
+    labels=ClassifierConfig(classes=("red", "blue"), attention="query", attention_size=4),
+    boxes=DetectorConfig(classes=("circle",), width=4, sizes=(0.2, 0.4), finer=1),
+    masks=SegmenterConfig(classes=("star", "circle"), width=4, gate=False),
+)
+
+
+@pytest.fixture(scope="module")
+def model_with_heads(model) -> CaptionModel:
+    torch.manual_seed(0)
+    return CaptionModel(replace(model.config, heads=HEADS)).eval()
+
+
+@pytest.fixture
+def folder_with_heads(model_with_heads, tokenizer, tmp_path) -> Path:
+    save(model_with_heads, tokenizer, str(tmp_path / "heads"))
+    return tmp_path / "heads"
 
 
 def change_config(folder, **changes):
@@ -82,33 +105,120 @@ class TestRoundTrip:
         assert digest != before.partition("@")[2]
 
 
-class TestRefusals:
-    def refusal(self, folder) -> str:
-        with pytest.raises(CheckpointError) as caught:
-            load(str(folder), device="cpu")
-        assert isinstance(caught.value, ModelLoadError)
-        return str(caught.value)
+def refusal(folder) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load(str(folder), device="cpu")
+    assert isinstance(caught.value, ModelLoadError)
+    return str(caught.value)
 
+
+class TestHeads:
+    def test_they_come_back(self, model_with_heads, folder_with_heads):
+        captioner = load(str(folder_with_heads), device="cpu")
+        assert captioner.model.config == model_with_heads.config
+        wanted = model_with_heads.state_dict()
+        found = captioner.model.state_dict()
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(value, found[name]) for name, value in wanted.items())
+        image = captioner.prepare(render(sample(5)))
+        before = AttentionCaptioner(model_with_heads, captioner.tokenizer, model_id="x")
+        assert captioner.find([image], 0.0) == before.find([image], 0.0)
+
+    def test_saved_again_the_model_id_is_the_same(self, folder_with_heads):
+        here = load(str(folder_with_heads), device="cpu")
+        save(here.model, here.tokenizer, "memory://checkpoints/heads")
+        assert load("memory://checkpoints/heads", device="cpu").model_id == here.model_id
+
+    @pytest.mark.parametrize("name", ["labels", "boxes", "masks"])
+    def test_one_head_is_enough(self, model, tokenizer, name):
+        heads = HeadsConfig(**{name: getattr(HEADS, name)})
+        alone = CaptionModel(replace(model.config, heads=heads))
+        save(alone, tokenizer, f"memory://checkpoints/{name}")
+        assert load(f"memory://checkpoints/{name}").model.config.heads == heads
+
+    def test_what_classes_are_called_is_part_of_the_model_id(self, folder_with_heads):
+        before = load(str(folder_with_heads)).model_id
+        config = json.loads((folder_with_heads / "config.json").read_text())
+        config["heads"]["boxes"]["classes"] = ["ring"]
+        (folder_with_heads / "config.json").write_text(json.dumps(config))
+        assert load(str(folder_with_heads)).model_id != before
+
+    def test_without_heads_nothing_is_said_of_them_and_ids_stay(self, folder):
+        """An id hashes weights, the five parts of config.json and words: as before heads came."""
+        config = json.loads((folder / "config.json").read_text())
+        assert config.keys() == {"architecture", "format_version", "name", "encoder", "decoder"}
+        content = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+        digest = hashlib.sha256()
+        weights, words = (
+            (folder / n).read_bytes() for n in ("model.safetensors", "tokenizer.json")
+        )
+        for part in (weights, content, words):
+            digest.update(len(part).to_bytes(8, "little") + part)
+        assert load(str(folder)).model_id == f"tiny@{digest.hexdigest()[:12]}"
+
+    @pytest.mark.parametrize(
+        ("heads", "message"),
+        [
+            (None, "heads are None; those known are labels, boxes, masks"),
+            ({}, "heads are {}; those known are"),
+            ([], r"heads are \[\]; those known are"),
+            ("labels", "heads are 'labels'; those known are"),
+            ({"depth": {"kind": "depth"}}, "heads are .*depth.*; those known are"),
+            ({"labels": None}, "heads: labels: kind is None; those known are labels"),
+            ({"labels": {"kind": "boxes", "classes": ["a"]}}, "labels: kind is 'boxes'"),
+            ({"labels": {"kind": "labels"}}, "labels: classes is missing"),
+            ({"labels": {"kind": "labels", "classes": "a"}}, "classes is 'a', not of its type"),
+            ({"labels": {"kind": "labels", "classes": [1]}}, r"classes is \[1\], not of its type"),
+            ({"labels": {"kind": "labels", "classes": []}}, "give 1 to 10000 names"),
+            ({"labels": {"kind": "labels", "classes": ["a", "a"]}}, "holds 'a' twice"),
+            ({"labels": {"kind": "labels", "classes": ["a"], "x": 1}}, "labels knows no 'x'"),
+            (
+                {"labels": {"kind": "labels", "classes": ["a"], "threshold": 2}},
+                "threshold is 2",
+            ),
+            (
+                {"boxes": {"kind": "boxes", "classes": ["a"], "sizes": [0]}},
+                "give one or more numbers above 0",
+            ),
+            ({"boxes": {"kind": "boxes", "classes": ["a"], "finer": 5}}, "makes no model: finer"),
+            ({"boxes": {"kind": "boxes", "classes": ["a"], "gate": 1}}, "gate is 1, not of its"),
+            ({"masks": {"kind": "masks", "classes": ["a"] * 255}}, "give 1 to 254 names"),
+            ({"masks": {"kind": "masks", "classes": ["a"]}}, "tensors are missing, unknown"),
+        ],
+    )
+    def test_broken_ones_are_refused(self, folder_with_heads, heads, message):
+        change_config(folder_with_heads, heads=heads)
+        assert re.search(message, refusal(folder_with_heads))
+
+    def test_weights_of_heads_that_the_config_does_not_name(self, folder_with_heads):
+        path = folder_with_heads / "config.json"
+        config = json.loads(path.read_text())
+        del config["heads"]
+        path.write_text(json.dumps(config))
+        assert "the first is 'heads.boxes." in refusal(folder_with_heads)
+
+
+class TestRefusals:
     @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
     def test_a_missing_file_is_named(self, folder, name):
         (folder / name).unlink()
-        assert f"there is no {name}" in self.refusal(folder)
+        assert f"there is no {name}" in refusal(folder)
 
     def test_no_folder_at_all(self, tmp_path):
-        assert "there is no config.json" in self.refusal(tmp_path / "nowhere")
+        assert "there is no config.json" in refusal(tmp_path / "nowhere")
 
     def test_a_newer_version_asks_for_a_newer_package(self, folder):
         change_config(folder, format_version=2)
-        assert "format_version is 2, newer than 1; install a newer" in self.refusal(folder)
+        assert "format_version is 2, newer than 1; install a newer" in refusal(folder)
 
     @pytest.mark.parametrize("version", ["1", True, 0, None])
     def test_an_unknown_version(self, folder, version):
         change_config(folder, format_version=version)
-        assert f"format_version is {version!r}" in self.refusal(folder)
+        assert f"format_version is {version!r}" in refusal(folder)
 
     def test_another_kind_of_model(self, folder):
         change_config(folder, architecture="blip")
-        assert "architecture is 'blip'" in self.refusal(folder)
+        assert "architecture is 'blip'" in refusal(folder)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -132,11 +242,11 @@ class TestRefusals:
     )
     def test_a_config_that_does_not_fit(self, folder, changes, message):
         change_config(folder, **changes)
-        assert message in self.refusal(folder)
+        assert message in refusal(folder)
 
     def test_a_config_nested_without_end(self, folder):
         (folder / "config.json").write_text("[" * 200_000)
-        assert "config.json is not JSON" in self.refusal(folder)
+        assert "config.json is not JSON" in refusal(folder)
 
     @pytest.mark.parametrize(
         ("settings", "message"),
@@ -155,37 +265,37 @@ class TestRefusals:
         settings = {"model_type": "vit", "image_size": 32, "patch_size": 8, **settings}
         encoder = {"kind": "backbone", "image_size": 32, "settings": settings}
         change_config(folder, encoder={**encoder, "mean": [0.5] * 3, "std": [0.5] * 3})
-        assert message in self.refusal(folder)
+        assert message in refusal(folder)
 
     @pytest.mark.parametrize("mean", [[10**400, 0, 0], [0.5], ["a", 0, 0]])
     def test_a_view_that_is_none(self, folder, mean):
         encoder = {"kind": "backbone", "image_size": 32, "settings": {"model_type": "vit"}}
         change_config(folder, encoder={**encoder, "mean": mean, "std": [0.5] * 3})
-        assert "encoder" in self.refusal(folder)
+        assert "encoder" in refusal(folder)
 
     @pytest.mark.parametrize("kept", [0, 5, 300, -1])
     def test_torn_weights(self, folder, kept):
         path = folder / "model.safetensors"
         path.write_bytes(path.read_bytes()[:kept])
-        assert "not a whole safetensors file" in self.refusal(folder)
+        assert "not a whole safetensors file" in refusal(folder)
 
     def test_weights_that_are_a_pickle_are_never_run(self, folder):
         torch.save({"weights": torch.zeros(2)}, folder / "model.safetensors")
-        assert "not a whole safetensors file" in self.refusal(folder)
+        assert "not a whole safetensors file" in refusal(folder)
 
     @pytest.mark.parametrize("content", ["{", "[]", "\ufeff"])
     def test_a_config_that_is_no_object(self, folder, content):
         (folder / "config.json").write_text(content)
-        assert "config.json" in self.refusal(folder)
+        assert "config.json" in refusal(folder)
 
     @pytest.mark.parametrize("content", ["", "{}", '{"version": "1.0"}'])
     def test_a_broken_tokenizer(self, folder, content):
         (folder / "tokenizer.json").write_text(content)
-        assert "tokenizer.json cannot be read" in self.refusal(folder)
+        assert "tokenizer.json cannot be read" in refusal(folder)
 
     def test_a_config_of_two_megabytes_is_not_read(self, folder):
         (folder / "config.json").write_text(" " * (2 << 20))
-        assert "more than the 1048576" in self.refusal(folder)
+        assert "more than the 1048576" in refusal(folder)
 
     def test_a_device_that_is_not_there(self, folder):
         with pytest.raises(ModelLoadError, match=r"'abacus' is not there.*cpu"):

@@ -2,10 +2,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 
-from captioner.contract import DecodingConfig, ModelLoadError
+from captioner.contract import DecodingConfig, Geometry, ModelLoadError
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
+from captioner.heads import ClassifierConfig, DetectorConfig, HeadsConfig, SegmenterConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.scenes import render, sample
 from captioner.tokenizer import CaptionTokenizer
@@ -88,3 +90,90 @@ class TestAttentionCaptioner:
             AttentionCaptioner(
                 model, tokenizer, model_id="tiny@0", decoding=DecodingConfig(language="zh")
             )
+
+
+class TestHeads:
+    WIDTH, HEIGHT = 60, 40
+
+    @pytest.fixture
+    def captioner(self, model, tokenizer) -> AttentionCaptioner:
+        """Captions of the model, and heads that are quick to see something."""
+        heads = HeadsConfig(
+            labels=ClassifierConfig(classes=("red", "blue", "squares"), threshold=0.4),
+            boxes=DetectorConfig(classes=("circle", "star"), width=4, score_threshold=0.0, most=5),
+            masks=SegmenterConfig(classes=("circle", "star"), width=4),
+        )
+        torch.manual_seed(1)
+        more = CaptionModel(replace(model.config, heads=heads)).eval()
+        more.load_state_dict(model.state_dict(), strict=False)
+        return AttentionCaptioner(more, tokenizer, model_id="heads@0")
+
+    def images(self, captioner):
+        size = (self.WIDTH, self.HEIGHT)
+        return [captioner.prepare(render(sample(number)).resize(size)) for number in range(4)]
+
+    def test_what_they_find_is_in_pixels_of_the_original(self, captioner):
+        images = self.images(captioner)
+        square = [replace(item, geometry=Geometry(32, 32, 1.0, 1.0)) for item in images]
+        across, down = self.WIDTH / 32, self.HEIGHT / 32
+        pairs = zip(captioner.caption(images), captioner.caption(square), strict=True)
+        for known, small in ((one.annotations, other.annotations) for one, other in pairs):
+            assert known.labels == small.labels
+            assert known.boxes
+            for box, other in zip(known.boxes, small.boxes, strict=True):
+                assert box.name == other.name
+                assert (box.x, box.width) == pytest.approx((other.x * across, other.width * across))
+                assert (box.y, box.height) == pytest.approx((other.y * down, other.height * down))
+            assert {mask.size for mask in known.masks} <= {(self.HEIGHT, self.WIDTH)}
+        assert any(caption.annotations.masks for caption in captioner.caption(images))
+
+    def test_find_says_the_same_without_captions(self, captioner):
+        images = self.images(captioner)
+        found = [caption.annotations for caption in captioner.caption(images)]
+        assert captioner.find(images) == found
+        assert captioner.find([]) == []
+
+    def test_find_may_ask_for_surer_ones(self, captioner):
+        (found,) = captioner.find(self.images(captioner)[:1], 1.0)
+        assert found.labels == found.boxes == ()
+        assert found.masks is not None
+
+    def test_the_batch_makes_no_difference(self, captioner):
+        images = self.images(captioner)
+        together = captioner.caption(images)
+        for image, caption in zip(images, together, strict=True):
+            (alone,) = captioner.caption([image])
+            assert alone.text == caption.text
+            assert alone.features == pytest.approx(caption.features, abs=1e-4)
+            one, other = alone.annotations, caption.annotations
+            assert one.masks == other.masks
+            for part in ("labels", "boxes"):
+                for item, same in zip(getattr(one, part), getattr(other, part), strict=True):
+                    wanted = vars(same)
+                    assert item.name == wanted.pop("name")
+                    given = {name: value for name, value in vars(item).items() if name != "name"}
+                    assert given == pytest.approx(wanted, abs=1e-3)
+
+    @pytest.mark.parametrize(("bias", "wanted"), [(50.0, 0.0), (-50.0, 1.0)])
+    def test_captions_of_what_no_head_sees_are_told(self, captioner, tokenizer, bias, wanted):
+        with torch.no_grad():
+            captioner.model.heads.labels.classes.bias.fill_(bias)
+            captioner.model.decoder.vocabulary.bias[tokenizer.encode(["blue"])[0][0]] = 50.0
+        (caption,) = captioner.caption(self.images(captioner)[:1])
+        assert "blue" in caption.text
+        assert caption.features["heads_disagree"] == wanted
+
+    def test_captions_are_those_of_the_model_without_heads(self, captioner, model, tokenizer):
+        plain = AttentionCaptioner(model, tokenizer, model_id="tiny@0")
+        images = self.images(captioner)
+        for one, other in zip(captioner.caption(images), plain.caption(images), strict=True):
+            assert one.text == other.text
+            assert one.token_logprobs == pytest.approx(other.token_logprobs, abs=1e-6)
+            assert one.features.keys() - other.features.keys() == {"heads_disagree"}
+            assert other.annotations is None
+
+    def test_a_model_without_heads_finds_nothing(self, model, tokenizer):
+        captioner = AttentionCaptioner(model, tokenizer, model_id="tiny@0")
+        image = captioner.prepare(Image.new("RGB", (8, 8)))
+        with pytest.raises(ValueError, match="model tiny@0 has no heads; train one with --tasks"):
+            captioner.find([image])

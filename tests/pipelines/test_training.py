@@ -7,16 +7,19 @@ import subprocess
 import sys
 import time
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from captioner.loading import load
 from captioner.scenes import render, sample, write_folder
+from captioner.training.from_scenes import SceneMaterial
 from captioner.training.state import STATE
 from pipelines.cli import main
 from pipelines.options import EXIT_DONE, EXIT_USAGE
 from pipelines.training_options import DECODER_FIELDS
+from tests.annotated import write_coco, write_image_folder
 from tests.captioner.encoders import tiny
 
 MACHINE = ["--batch_size", "8", "--device", "cpu", "--precision", "float32"]
@@ -162,6 +165,86 @@ class TestTrain:
         assert train("scenes:4", tmp_path, "--epochs", "2", "--threads", "1") == EXIT_DONE
         first, second = (row["losses"]["captions"] for row in epochs(tmp_path))
         assert second < first
+
+
+class TestTasks:
+    """Labels, boxes and masks besides captions."""
+
+    @pytest.fixture(scope="class")
+    def annotated(self, tmp_path_factory) -> str:
+        return write_image_folder(tmp_path_factory.mktemp("annotated") / "data", 8)
+
+    def found(self, model):
+        captioner = load(str(model / "best"), device="cpu")
+        (caption,) = captioner.caption([captioner.prepare(render(sample(5)).resize((60, 40)))])
+        return caption.annotations
+
+    def test_of_a_folder(self, annotated, tmp_path, capsys):
+        flags = ["--tasks", "labels", "boxes", "masks", "--epochs", "1", "--flip"]
+        flags += ["--weighting", "uncertainty", "--turns", "alternating", "--box_weight", "0.5"]
+        assert train(annotated, tmp_path, *flags) == EXIT_DONE
+        told = capsys.readouterr().out
+        assert all(name in told for name in ("label_f1", "map_50", "mean_iou", "rouge_l"))
+        assert {"labels", "boxes", "masks", "uncertainty"} <= epochs(tmp_path)[0]["losses"].keys()
+        assert None not in vars(self.found(tmp_path)).values()
+
+    def test_of_scenes(self, tmp_path, monkeypatch):
+        few = partial(SceneMaterial, validation=8)
+        monkeypatch.setattr("captioner.training.assemble.SceneMaterial", few)
+        flags = ["--tasks", "boxes", "--no_gate", "--epochs", "1", "--threads", "1"]
+        assert train("scenes:8", tmp_path, *flags) == EXIT_DONE
+        (row,) = epochs(tmp_path)
+        assert {"true_captions", "map_50"} <= row["scores"].keys()
+        found = self.found(tmp_path)
+        assert found.labels is found.masks is None
+        assert found.boxes is not None
+
+    def test_of_coco(self, tmp_path):
+        captions, instances = write_coco(tmp_path / "coco", 6)
+        flags = ["--annotations", instances, "--images", str(tmp_path / "coco")]
+        flags += ["--tasks", "boxes", "--epochs", "1"]
+        assert train(captions, tmp_path / "model", *flags) == EXIT_DONE
+        assert "map_50" in epochs(tmp_path / "model")[0]["scores"]
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            (["--tasks", "masks"], "the data has no masks in any of its images"),
+            (["--tasks", "depth"], "invalid choice: 'depth'"),
+            (["--annotations", "x.json"], "there are no tasks; name some"),
+            (["--annotations", "https://u:secret@host/x", "--tasks", "boxes"], "carries"),
+            (["--tasks", "boxes", "--annotations", "nowhere.json"], "nowhere.json"),
+            (["--no_gate"], "there are no tasks; name some"),
+            (["--label_weight", "2"], "there are no tasks; name some"),
+            (["--tasks", "labels", "--label_weight", "-1"], "label_weight is -1.0; use 0 to 1000"),
+            (["--tasks", "labels", "--weighting", "fair"], "invalid choice: 'fair'"),
+            (["--tasks", "labels", "--views", "2"], "views is 2"),
+            (
+                ["--tasks", "labels", "--turns", "alternating", "--schedule", "alternating"],
+                "turns and schedule are both alternating",
+            ),
+        ],
+    )
+    def test_wrong_usage_is_told(self, data, tmp_path, capsys, flags, message):
+        try:
+            status = train(data, tmp_path / "model", *flags)
+        except SystemExit as exit:
+            status = exit.code
+        assert status == EXIT_USAGE
+        told = capsys.readouterr().err
+        assert message in told
+        assert "Traceback" not in told
+        assert "secret" not in told
+
+    def test_views_of_a_frozen_encoder_are_told_to_be_of_no_use(self, annotated, tmp_path, capsys):
+        flags = ["--tasks", "labels", "--views", "2", "--thaw", "none"]
+        assert train(annotated, tmp_path, *flags) == EXIT_USAGE
+        assert "views is 2, but tasks need the picture itself" in capsys.readouterr().err
+
+    def test_captions_are_needed_all_the_same(self, tmp_path, capsys):
+        silent = write_image_folder(tmp_path / "data", 4, captioned=0)
+        assert train(silent, tmp_path / "model", "--tasks", "labels") == EXIT_USAGE
+        assert "no image to score on has a caption" in capsys.readouterr().err
 
 
 class TestResume:

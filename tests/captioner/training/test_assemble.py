@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from captioner.loading import load
-from captioner.scenes import render, sample, write_folder
+from captioner.scenes import render, sample, truth, write_folder
 from captioner.training.assemble import assemble
 from captioner.training.augment import AugmentConfig
 from captioner.training.config import TrainingConfig
@@ -14,6 +14,8 @@ from captioner.training.loop import Trainer
 from captioner.training.options import TrainingOptions
 from captioner.training.sources import DataError
 from captioner.training.state import StateError
+from captioner.training.tasks import TaskConfig
+from tests.annotated import write_coco, write_image_folder
 from tests.captioner.encoders import tiny
 
 COUNT = 20
@@ -219,5 +221,158 @@ class TestData:
                     encoder=backbone,
                     config=config,
                     augment=AugmentConfig(flip=True),
+                )
+            )
+
+
+ALL = ("labels", "boxes", "masks")
+
+
+class TestTasks:
+    @pytest.fixture(scope="class")
+    def annotated(self, tmp_path_factory) -> str:
+        return write_image_folder(tmp_path_factory.mktemp("annotated") / "data", 8)
+
+    def test_heads_are_trained_and_scored(self, annotated, tmp_path):
+        changes = AugmentConfig(crop_scale=0.6, flip=True)
+        run = assemble(options(annotated, tmp_path, tasks=ALL, augment=changes))
+        scores = run.run()
+        assert {"label_f1", "map_50", "mean_iou", "rouge_l"} <= scores.keys()
+        (epoch,) = map(json.loads, (tmp_path / "epochs.jsonl").read_text().splitlines())
+        assert {"captions", *ALL} <= epoch["losses"].keys()
+        captioner = load(str(tmp_path / "best"), device="cpu")
+        heads = captioner.model.config.heads
+        assert set(heads.labels.classes) <= set(truth.LABELS)
+        assert heads.boxes.classes == heads.masks.classes
+        assert heads.boxes.finer == 1
+        (caption,) = captioner.caption([captioner.prepare(render(sample(1)))])
+        assert None not in vars(caption.annotations).values()
+
+    def test_scenes_know_all_classes(self, tmp_path):
+        run = assemble(options("scenes:8", tmp_path, image_size=32, tasks=("boxes",), threads=1))
+        heads = run.trainer.average.model.config.heads
+        assert heads.boxes.classes == truth.BOXES
+        assert heads.labels is heads.masks is None
+
+    def test_without_gates(self, annotated, tmp_path):
+        run = assemble(options(annotated, tmp_path, tasks=ALL, gate=False))
+        heads = run.trainer.average.model.config.heads
+        assert heads.labels.attention == "none"
+        assert not heads.boxes.gate
+        assert not heads.masks.gate
+
+    def test_captions_and_annotations_of_coco(self, tmp_path):
+        captions, instances = write_coco(tmp_path / "coco", 6)
+        run = assemble(
+            options(
+                captions,
+                tmp_path / "model",
+                images=str(tmp_path / "coco"),
+                annotations=instances,
+                tasks=("boxes", "labels"),
+            )
+        )
+        material = run._material
+        assert all(example.captions and example.annotations.boxes for example in material.examples)
+        (batch, *_) = material.epochs(run.trainer.average.model)(0).batches(0)
+        assert batch.targets.boxes_known.all()
+        assert (batch.targets.classes >= 0).any(1).all()
+        assert "map_50" in run.run()
+
+    def test_pixels_are_seen_even_of_a_frozen_encoder(
+        self, annotated, backbone, tmp_path, monkeypatch
+    ):
+        seen = count_encoded(monkeypatch)
+        config = TrainingConfig(epochs=1, batch_size=4)
+        changes = AugmentConfig(flip=True)
+        run = assemble(
+            options(
+                annotated, tmp_path, encoder=backbone, config=config, tasks=ALL, augment=changes
+            )
+        )
+        before = {k: v.clone() for k, v in run.trainer.average.model.encoder.state_dict().items()}
+        run.run()
+        assert set(seen) == {4}
+        trained = load(str(tmp_path / "best"), device="cpu").model.encoder.state_dict()
+        assert all(torch.equal(value, trained[name]) for name, value in before.items())
+
+    def test_one_that_can_be_scored_is_held_back(self, tmp_path):
+        """Of many images without captions, one that has some; whatever the seed."""
+        data = write_image_folder(tmp_path / "data", 12, captioned=2)
+        for seed in range(5):
+            config = TrainingConfig(epochs=1, batch_size=4, thaw="all", seed=seed)
+            made = options(data, tmp_path / str(seed), tasks=("labels",), config=config)
+            material = assemble(made)._material
+            assert [bool(example.captions) for example in material.validation] == [True]
+
+    def test_images_without_captions_teach_heads(self, tmp_path):
+        data = write_image_folder(tmp_path / "data", 6, captioned=2)
+        run = assemble(options(data, tmp_path / "model", tasks=("labels",)))
+        assert run.run()["label_f1"] >= 0
+        (epoch,) = map(json.loads, (tmp_path / "model/epochs.jsonl").read_text().splitlines())
+        assert epoch["losses"]["labels"] > 0
+
+    def test_validation_that_has_captions_alone(self, annotated, data, tmp_path, caplog):
+        run = assemble(options(annotated, tmp_path, tasks=("labels",), validation=data))
+        assert "only its captions are scored" in caplog.text
+        scores = run.run()
+        assert "rouge_l" in scores
+        assert "label_f1" not in scores
+
+    def test_other_annotations_are_another_training(self, tmp_path):
+        data = write_image_folder(tmp_path / "data", 4)
+        assemble(options(data, tmp_path / "model", tasks=("labels",))).run()
+        path = tmp_path / "data" / "metadata.jsonl"
+        path.write_text(path.read_text().replace('"circle"', '"disc"'))
+        with pytest.raises(StateError, match="data_hash"):
+            assemble(options(data, tmp_path / "model", tasks=("labels",)))
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"tasks": ("depth",)}, ValueError, "tasks holds 'depth'; use some of labels, boxes"),
+            ({"gate": False}, ValueError, "there are no tasks; name some"),
+            ({"task_config": TaskConfig(box_weight=2.0)}, ValueError, "there are no tasks"),
+            ({"annotations": "x.json"}, ValueError, "annotations is 'x.json', but there are no"),
+            ({"tasks": ("masks",)}, DataError, "the data has no masks in any of its images"),
+            ({"tasks": ("labels",), "views": 2}, ValueError, "views is 2"),
+            (
+                {"data": "scenes:8", "tasks": ("labels",), "annotations": "x.json"},
+                ValueError,
+                "drawn scenes know no annotations",
+            ),
+            (
+                {
+                    "tasks": ("labels",),
+                    "task_config": TaskConfig(turns="alternating"),
+                    "config": TrainingConfig(epochs=1, thaw="all", schedule="alternating"),
+                },
+                ValueError,
+                "turns and schedule are both alternating",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, data, tmp_path, changes, error, message):
+        with pytest.raises(error, match=message):
+            assemble(options(**{"data": data, "output": tmp_path, **changes}))
+
+    def test_views_are_refused_of_tasks(self, annotated, backbone, tmp_path):
+        config = TrainingConfig(epochs=1, batch_size=4)
+        with pytest.raises(ValueError, match="views is 2, but tasks need the picture itself"):
+            assemble(
+                options(annotated, tmp_path, encoder=backbone, config=config, tasks=ALL, views=2)
+            )
+
+    @pytest.mark.parametrize("decoder", ["lstm", "lm"])
+    def test_no_captions_at_all(self, tmp_path, decoder):
+        train = write_image_folder(tmp_path / "train", 4, captioned=0)
+        name = decoder if decoder == "lstm" else f"lm:{language_model(tmp_path / 'gpt2')}"
+        with pytest.raises(DataError, match="no image to score on has a caption"):
+            assemble(options(train, tmp_path / "model", tasks=("labels",), decoder=name))
+        scored = write_image_folder(tmp_path / "other", 4)
+        with pytest.raises(DataError, match="no image to train on has a caption"):
+            assemble(
+                options(
+                    train, tmp_path / "model", tasks=("labels",), decoder=name, validation=scored
                 )
             )

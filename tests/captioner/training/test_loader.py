@@ -9,13 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
+from captioner.annotations import Annotations, Box, Label
+from captioner.heads import HeadTargets
 from captioner.tokenizer import CaptionTokenizer
 from captioner.training.augment import UNCHANGED, AugmentConfig, swap_sides
 from captioner.training.batch import Batch
 from captioner.training.captions import CaptionBatches, LoaderConfig
 from captioner.training.images import check, in_order
 from captioner.training.loader import ExampleLoader
+from captioner.training.losses import caption_loss, doubly_stochastic_loss
 from captioner.training.sources import DataError, Example
+from captioner.training.sources.marks import mask_from_pixels
 
 IMAGES = 11
 WORDS = [*"abcdefghijk", "left", "right", *map(str, range(IMAGES))]
@@ -210,6 +214,117 @@ class TestFlips:
                 told = {swap_sides(caption) for caption in own} if flipped else own
                 assert set(captions[2 * place : 2 * place + 2]) <= told
         assert flips == {True, False}
+
+
+SIDE = 32
+WIDE, HIGH = 96, 64
+
+
+def scaled(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.NEAREST))
+
+
+class TestTargets:
+    """A white block on black, of which everything is known."""
+
+    AUGMENT = AugmentConfig(crop_scale=0.5, flip=True)
+
+    @pytest.fixture
+    def block(self):
+        pixels = np.zeros((HIGH, WIDE, 3), np.uint8)
+        pixels[16:40, 24:48] = 255
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG")
+        memory = fsspec.filesystem("memory")
+        memory.pipe_file("/block/0.png", buffer.getvalue())
+        known = Annotations(
+            labels=(Label("block"),),
+            boxes=(Box("block", 24, 16, 24, 24),),
+            masks=(mask_from_pixels("block", pixels[:, :, 0] > 0),),
+        )
+        yield Example("memory:///block/0.png", ("a",), known)
+        memory.rm("/block", recursive=True)
+
+    def loader(self, examples, tokenizer, *, augment=UNCHANGED, **config) -> ExampleLoader:
+        def targets(known, sizes):
+            names = {"labels": ["sky", "block"], "boxes": ["block"], "masks": ["sky", "block"]}
+            return HeadTargets.of(known, sizes, image_size=SIDE, **names)
+
+        return ExampleLoader(
+            examples,
+            tokenizer,
+            LoaderConfig(batch_size=3, **config),
+            prepare=scaled,
+            augment=augment,
+            targets=targets,
+            threads=2,
+        )
+
+    def test_they_fit_the_changed_pixels(self, block, tokenizer):
+        data = self.loader([block], tokenizer, augment=self.AUGMENT)
+        changed = 0
+        for epoch in range(30):
+            (batch,) = data.batches(epoch)
+            white = batch.pixels[0, :, :, 0].numpy() > 0
+            mask = batch.targets.masks[0].numpy()
+            # Pillow and the targets may round a row's nearest pixel differently.
+            assert np.mean((mask == 2) != white) < 0.08
+            assert set(np.unique(mask)) <= {0, 2}
+            if batch.targets.boxes.shape[1]:
+                rows, columns = np.argwhere(white).T
+                extent = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                box = SIDE * batch.targets.boxes[0, 0]
+                assert box.tolist() == pytest.approx(extent, abs=1)
+            assert batch.targets.labels.tolist() == [[0.0, float(white.any())]]
+            changed += not np.array_equal(white[:, :16], white[:, 16:])
+        assert changed > 20
+
+    def test_unchanged_they_are_exact(self, block, tokenizer):
+        (batch,) = self.loader([block], tokenizer).batches(0)
+        white = batch.pixels[0, :, :, 0].numpy() > 0
+        assert np.array_equal(batch.targets.masks[0].numpy(), 2 * white)
+        assert batch.targets.boxes.tolist() == [[[0.25, 0.25, 0.5, 0.625]]]
+
+    def test_mirrored_and_plain_ones_come(self, block, tokenizer):
+        data = self.loader([block], tokenizer, augment=AugmentConfig(flip=True))
+        places = {tuple(next(data.batches(epoch)).targets.boxes[0, 0]) for epoch in range(8)}
+        assert {tuple(map(float, place)) for place in places} == {
+            (0.25, 0.25, 0.5, 0.625),
+            (0.5, 0.25, 0.75, 0.625),
+        }
+
+    def test_of_an_image_of_which_nothing_is_known(self, block, tokenizer):
+        examples = [block, Example(block.uri, ("b",)), Example(block.uri, (), Annotations((), ()))]
+        (batch,) = self.loader(examples, tokenizer, shuffle=False).batches(0)
+        targets = batch.targets
+        assert targets.labels.isnan().all(1).tolist() == [False, True, False]
+        assert targets.boxes_known.tolist() == [True, False, True]
+        assert (targets.masks == 255).flatten(1).all(1).tolist() == [False, True, True]
+        assert targets.classes.tolist() == [[0], [-1], [-1]]
+
+    def test_images_without_captions_have_no_word_to_learn(self, block, tokenizer):
+        silent = Example(block.uri, (), block.annotations)
+        (batch,) = self.loader([silent], tokenizer, captions_per_image=2).batches(0)
+        assert batch.tokens.tolist() == [[tokenizer.start, tokenizer.pad]] * 2
+        logits = torch.randn(2, 1, len(tokenizer), requires_grad=True)
+        loss = caption_loss(logits, batch.tokens, tokenizer.pad, label_smoothing=0.1)
+        loss.backward()
+        assert loss.item() == 0
+        assert not logits.grad.any()
+        evenness = doubly_stochastic_loss(torch.rand(2, 1, 4), batch.tokens, tokenizer.pad)
+        assert evenness.item() == 0
+
+    def test_beside_others_they_change_nothing(self, block, tokenizer):
+        silent = Example(block.uri, (), block.annotations)
+        (both,) = self.loader([block, silent], tokenizer, shuffle=False).batches(0)
+        (alone,) = self.loader([block], tokenizer, shuffle=False).batches(0)
+        assert torch.equal(both.tokens[:1], alone.tokens)
+        logits = torch.randn(2, both.tokens.shape[1] - 1, len(tokenizer))
+        losses = [
+            caption_loss(logits[: len(batch.tokens)], batch.tokens, tokenizer.pad)
+            for batch in (both, alone)
+        ]
+        torch.testing.assert_close(*losses)
 
 
 class TestBrokenImages:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from captioner.scenes import HELD_OUT, TRAINING, captions, judge, sample, samples_without
+from captioner.scenes import HELD_OUT, TRAINING, captions, judge, sample, samples_without, truth
 from captioner.scenes.grammar import CAPTIONS_A_SCENE, PHRASES
 from captioner.scenes.languages import ATTRIBUTES, LANGUAGES
 from captioner.tokenizer import CaptionTokenizer
@@ -10,6 +10,7 @@ from captioner.training.scenes import (
     MIRRORS,
     SceneBatches,
     SceneData,
+    SceneTargets,
     render_scenes,
     scene_tokenizer,
 )
@@ -101,7 +102,7 @@ class TestSceneData:
         objects = np.zeros(tokens.shape, np.int8)
         attributes = np.zeros((count, 5, 4), np.int8)
         relations = np.zeros((count, len(MIRRORS), 1, 2), np.uint8)
-        made = SceneData(pixels, tokens, objects, relations, centres, attributes, pad=0)
+        made = SceneData(pixels, tokens, objects, relations, centres, attributes, None, pad=0)
         (batch,) = SceneBatches(made, count, seed=0).batches(0)
         assert set(batch.tokens[:, 0].tolist()) == set(range(1, 9)), "each mirror comes up"
         seen = (batch.pixels.numpy(), batch.centres.numpy(), batch.tokens.tolist())
@@ -200,3 +201,80 @@ class TestSeveralLanguages:
                 assert spelt(wordy, one) == spelt(tokenizer, other)
         (batch,) = SceneBatches(made, 2, seed=0).batches(0)
         assert batch.tokens.max() > 255
+
+
+class TestTargets:
+    SIZE = 48
+
+    @pytest.fixture(scope="class")
+    def told(self, tokenizer) -> SceneData:
+        """Scenes of which heads are told, too, without what is held out."""
+        return render_scenes(
+            TRAINING,
+            24,
+            image_size=self.SIZE,
+            tokenizer=tokenizer,
+            workers=1,
+            hold_out=True,
+            targets=True,
+        )
+
+    def test_they_are_of_the_scenes_that_are_left(self, told):
+        wanted = SceneTargets.of(list(samples_without(TRAINING, 24)), self.SIZE)
+        for name, rows in vars(wanted).items():
+            assert np.array_equal(getattr(told.targets, name), rows), name
+
+    def test_without_heads_there_are_none(self, data):
+        assert data.targets is None
+        assert next(SceneBatches(data, 8, seed=0).batches(0)).targets is None
+
+    def test_masks_are_mirrored_as_pixels_are(self, told):
+        """Which mirror image it is, only the pixels tell."""
+        mirrors = set()
+        for epoch in range(4):
+            batches = SceneBatches(told, 24, seed=1)
+            (batch,) = batches.batches(epoch)
+            order = np.random.default_rng((1, epoch)).permutation(24)
+            told_of = zip(batch.pixels.numpy(), batch.targets.masks.numpy(), order, strict=True)
+            for pixels, mask, row in told_of:
+                images = [mirrored(told.pixels[row], mirror) for mirror in MIRRORS]
+                (number,) = [n for n, image in enumerate(images) if np.array_equal(image, pixels)]
+                assert np.array_equal(mask, mirrored(told.targets.masks[row], MIRRORS[number]))
+                mirrors.add(number)
+        assert mirrors == set(range(len(MIRRORS)))
+
+    def test_boxes_go_round_what_masks_show(self, told):
+        """Of shapes that a scene has once: then the mask is that of the one object."""
+        checked = 0
+        for epoch in range(3):
+            (batch,) = SceneBatches(told, 24, seed=2).batches(epoch)
+            targets = batch.targets
+            for boxes, classes, mask in zip(
+                targets.boxes, targets.classes, targets.masks, strict=True
+            ):
+                for box, kind in zip(boxes, classes.tolist(), strict=True):
+                    if kind >= 0 and classes.tolist().count(kind) == 1:
+                        rows, columns = np.argwhere(mask.numpy() == 1 + kind).T
+                        extent = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+                        assert (box * self.SIZE).tolist() == pytest.approx(extent, abs=2)
+                        checked += 1
+        assert checked > 24
+
+    def test_labels_classes_and_centres_tell_the_same(self, told):
+        (batch,) = SceneBatches(told, 24, seed=3).batches(0)
+        targets = batch.targets
+        assert targets.boxes_known.all()
+        for labels, classes, attributes in zip(
+            targets.labels, targets.classes, batch.attributes, strict=True
+        ):
+            seen = {name for name, on in zip(truth.LABELS, labels, strict=True) if on}
+            shapes = {truth.BOXES[kind] for kind in classes.tolist() if kind >= 0}
+            assert shapes == seen & set(truth.BOXES)
+            assert shapes == {ATTRIBUTES[3][shape] for *_, shape in attributes if shape >= 0}
+
+
+def mirrored(pixels: np.ndarray, mirror: tuple[bool, bool, bool]) -> np.ndarray:
+    across, down, turn = mirror
+    pixels = np.fliplr(pixels) if across else pixels
+    pixels = np.flipud(pixels) if down else pixels
+    return np.swapaxes(pixels, 0, 1) if turn else pixels
