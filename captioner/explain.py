@@ -1,15 +1,22 @@
-"""Attention one can look at: each word of a caption over what the model looked at to say it."""
+"""Attention one can look at: each word of a caption over what the model looked at to say it.
+
+What the heads of a model found, and where they looked, is shown below the words.
+"""
 
 import math
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from captioner.annotations import Annotations
 from captioner.contract import Caption, Captioner, Prepared
+from captioner.drawing import panels_of
 from captioner.fonts import font_for
+from captioner.model import AttentionCaptioner
 from captioner.tokenizer import readable
 
 _PANEL = 224
@@ -28,17 +35,25 @@ class NoAttentionError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A caption and where the model looked.
+    """A caption and where the model looked, and what its heads found.
 
     Attributes:
         image: the original, upright.
         caption: what was said of it, with its attention [tokens x grid height x grid width].
         region: left, top, right and bottom of what the grid covers, in pixels of the original.
+        head_attention: where each head looked, by its name, [grid height x grid width]: what a
+            gate let through, from 0 to 1, or weights that sum to 1. Empty without heads.
     """
 
     image: Image.Image
     caption: Caption
     region: tuple[float, float, float, float]
+    head_attention: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+    @property
+    def annotations(self) -> Annotations | None:
+        """Labels, boxes and masks that were found; None of a model without heads."""
+        return self.caption.annotations
 
     def maps(self, width: int, height: int) -> npt.NDArray[np.float32]:
         """Spread the attention over the whole image.
@@ -51,24 +66,25 @@ class Explanation:
             [tokens x height x width], from 0 to the highest of each token, which is 1; 0 where
             the model did not see the image.
         """
-        across, down = width / self.image.width, height / self.image.height
-        left, top, right, bottom = (
-            round(edge * scale)
-            for edge, scale in zip(self.region, (across, down, across, down), strict=True)
-        )
-        maps = []
-        for weights in self._attention():
-            seen = Image.fromarray(weights / weights.max())
-            seen = seen.resize(
-                (max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC
-            )
-            whole = Image.new("F", (width, height))
-            whole.paste(seen, (left, top))
-            maps.append(np.asarray(whole, np.float32).clip(0, 1))
-        return np.stack(maps)
+        return self._spread(list(self._attention()), width, height)
+
+    def head_maps(self, width: int, height: int) -> dict[str, npt.NDArray[np.float32]]:
+        """Spread the attention of heads over the whole image, each [height x width], as ``maps``.
+
+        Args:
+            width: of the maps, in pixels.
+            height: likewise.
+        """
+        if not self.head_attention:
+            return {}
+        spread = self._spread(list(self.head_attention.values()), width, height)
+        return dict(zip(self.head_attention, spread, strict=True))
 
     def draw(self) -> Image.Image:
-        """Draw the image with its caption, and then each word over what was looked at."""
+        """Draw the image with its caption, and then each word over what was looked at.
+
+        Below come panels of what the heads found and where they looked, if there are heads.
+        """
         scale = _PANEL / max(self.image.size)
         width, height = (max(1, round(side * scale)) for side in self.image.size)
         small = self.image.resize((width, height), Image.Resampling.LANCZOS)
@@ -82,7 +98,41 @@ class Explanation:
         for token, logprob, weights in spoken:
             if token != _END:
                 panels.append((f"{readable(token)}  {math.exp(logprob):.2f}", _lit(small, weights)))
-        return _sheet(self.caption.text, panels)
+        sheet = _sheet(self.caption.text, panels)
+        findings = self._findings(small)
+        return _with_rows(sheet, findings) if findings else sheet
+
+    def _findings(self, small: Image.Image) -> list[tuple[str, Image.Image]]:
+        """Draw what the heads found, at twice the size of words' panels, and where they looked."""
+        if self.annotations is None:
+            return []
+        width, height = small.size
+        twice = 2 + _MARGIN / _PANEL  # The margin between two words' panels is filled, too.
+        size = round(width * twice), round(height * twice)
+        looked = [
+            (f"where {name} looked", _lit(small, weights))
+            for name, weights in self.head_maps(width, height).items()
+        ]
+        return [*panels_of(self.annotations, self.image, size), *looked]
+
+    def _spread(
+        self, attention: Sequence[npt.NDArray[np.float32]], width: int, height: int
+    ) -> npt.NDArray[np.float32]:
+        across, down = width / self.image.width, height / self.image.height
+        left, top, right, bottom = (
+            round(edge * scale)
+            for edge, scale in zip(self.region, (across, down, across, down), strict=True)
+        )
+        maps = []
+        for weights in attention:
+            seen = Image.fromarray(weights / (weights.max() or 1))
+            seen = seen.resize(
+                (max(1, right - left), max(1, bottom - top)), Image.Resampling.BICUBIC
+            )
+            whole = Image.new("F", (width, height))
+            whole.paste(seen, (left, top))
+            maps.append(np.asarray(whole, np.float32).clip(0, 1))
+        return np.stack(maps)
 
     def _attention(self) -> npt.NDArray[np.float32]:
         assert self.caption.attention is not None, "explain made sure of it"
@@ -101,7 +151,10 @@ def explain(captioner: Captioner, image: Image.Image) -> Explanation:
         raise NoAttentionError(
             f"model {captioner.model_id} does not tell where it looks; use one of this project's"
         )
-    return Explanation(image, caption, _region(prepared))
+    looked = {}
+    if isinstance(captioner, AttentionCaptioner) and caption.annotations is not None:
+        looked = captioner.head_attention(prepared)
+    return Explanation(image, caption, _region(prepared), looked)
 
 
 def _region(prepared: Prepared) -> tuple[float, float, float, float]:
@@ -144,3 +197,28 @@ def _sheet(title: str, panels: list[tuple[str, Image.Image]]) -> Image.Image:
         font, words = font_for(words, _WORDS)
         draw.text((x + width / 2, y + height + 2), words, "black", font, anchor="ma")
     return sheet
+
+
+def _with_rows(sheet: Image.Image, panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Put panels of any size under a sheet, in as many rows as they need, each under its title."""
+    needed = [
+        math.ceil(max(panel.width, font_for(title, _WORDS)[0].getlength(title)))
+        for title, panel in panels
+    ]
+    width = max(sheet.width, max(needed) + 2 * _MARGIN)
+    places = []
+    x, y, below = _MARGIN, sheet.height + _MARGIN, 0
+    for (_, panel), own in zip(panels, needed, strict=True):
+        if x > _MARGIN and x + own + _MARGIN > width:
+            x, y = _MARGIN, below
+        places.append((x, y))
+        below = max(below, y + _LINE + panel.height + _MARGIN)
+        x += own + _MARGIN
+    whole = Image.new("RGB", (width, below), "white")
+    whole.paste(sheet, (0, 0))
+    draw = ImageDraw.Draw(whole)
+    for (title, panel), (x, y) in zip(panels, places, strict=True):
+        font, title = font_for(title, _WORDS)
+        draw.text((x, y), title, "black", font)
+        whole.paste(panel, (x, y + _LINE))
+    return whole

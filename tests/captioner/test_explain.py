@@ -2,13 +2,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from captioner.annotations import Annotations, Box, Label
 from captioner.checkpoint import embedded_path, load
 from captioner.contract import Caption, Geometry, Prepared
+from captioner.decoders import LSTMDecoderConfig
+from captioner.encoders import GridEncoderConfig
 from captioner.explain import NoAttentionError, explain
 from captioner.fonts import font_for
+from captioner.heads import ClassifierConfig, DetectorConfig, HeadsConfig, SegmenterConfig
+from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.scenes import TEST, parse, render, samples
+from captioner.tokenizer import CaptionTokenizer
 
 
 class Pointing:
@@ -130,3 +137,70 @@ def test_a_long_caption_without_spaces_keeps_within_the_picture():
     title = np.asarray(sheet.crop((0, 0, sheet.width, 30)).convert("L"))
     assert (title < 128).any()
     assert (title[:, -8:] > 128).all()
+
+
+def with_heads() -> AttentionCaptioner:
+    """Its boxes' gate opens to the right, its labels are a plain mean, which has no map."""
+    torch.manual_seed(0)
+    tokenizer = CaptionTokenizer.train(["a red circle"])
+    config = ModelConfig(
+        name="tiny",
+        encoder=GridEncoderConfig(image_size=32, widths=(4, 8), blocks=(0, 1)),
+        decoder=LSTMDecoderConfig(
+            vocabulary_size=len(tokenizer), embedding_size=8, hidden_size=8, attention_size=8
+        ),
+        heads=HeadsConfig(
+            labels=ClassifierConfig(classes=("cat", "dog"), attention="none", threshold=0.0),
+            boxes=DetectorConfig(classes=("cat",)),
+            masks=SegmenterConfig(classes=("cat",), gate=False),
+        ),
+    )
+    model = CaptionModel(config).eval()
+    with torch.no_grad():
+        score = model.heads.boxes.gate.score
+        score.bias.zero_()
+        score.weight.zero_()
+        score.weight[0, -model.encoder.place_size] = 1  # Across, from -2 to 2.
+    return AttentionCaptioner(model, tokenizer, model_id="tiny@1")
+
+
+class TestHeads:
+    image = Image.new("RGB", (300, 100), "red")
+
+    def test_where_they_looked(self):
+        explanation = explain(with_heads(), self.image)
+        assert set(explanation.head_attention) == {"boxes"}
+        looked = explanation.head_attention["boxes"]
+        across = 1 / (1 + np.exp(-np.linspace(-2, 2, looked.shape[1])))
+        np.testing.assert_allclose(looked, np.tile(across, (len(looked), 1)), rtol=1e-5)
+        (spread,) = explanation.head_maps(300, 100).values()
+        assert spread.shape == (100, 300)
+        assert spread[:, 290:].min() > 0.9 > 0.3 > spread[:, :10].max()
+
+    def test_what_they_found(self):
+        explanation = explain(with_heads(), self.image)
+        (caption,) = with_heads().caption([with_heads().prepare(self.image)])
+        assert explanation.annotations == caption.annotations
+        assert {label.name for label in explanation.annotations.labels} == {"cat", "dog"}
+
+    def test_they_are_drawn_below_the_words(self):
+        explanation = explain(with_heads(), self.image)
+        found = Annotations((Label("cat"),), (Box("cat", 150, 50, 150, 50),), ())
+        known = replace(explanation, caption=replace(explanation.caption, annotations=found))
+        words = replace(explanation, caption=replace(explanation.caption, annotations=None)).draw()
+        sheet = known.draw()
+        assert sheet.crop((0, 0, *words.size)).tobytes() == words.tobytes()
+        panel = np.asarray(sheet)[words.height + 8 + 22 :, 8 : 8 + 456][: 456 // 3]
+        y, x = np.nonzero((panel == (230, 159, 0)).all(2))
+        assert (x.min(), x.max(), y.max()) == pytest.approx((228, 455, 151), abs=2)
+
+    def test_a_gate_that_is_shut_is_drawn(self):
+        shut = {"boxes": np.zeros((4, 4), np.float32)}
+        explanation = replace(explain(with_heads(), self.image), head_attention=shut)
+        assert explanation.head_maps(30, 10)["boxes"].max() == 0
+        assert explanation.draw().height > 0
+
+    def test_a_model_without_heads(self):
+        explanation = explain(Pointing((0, 0)), self.image)
+        assert explanation.annotations is None
+        assert explanation.head_maps(30, 10) == {}
