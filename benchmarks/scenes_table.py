@@ -8,29 +8,16 @@ same unseen scenes. What was trained before is not trained again, so a table may
 """
 
 import argparse
-import os
-import platform
-import subprocess
-import sys
-import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
-import torch
+from training_runs import LSTM, LSTM_ATTENDS, machine, trained
 
 from captioner.checkpoint import load
 from captioner.evaluation.scenes import SceneScores, score_on_scenes
 from captioner.scenes import TEST
 
-_LSTM = ("--embedding_size", "96", "--hidden_size", "256", "--dropout", "0.1")
-_LSTM_ATTENDS = (*_LSTM, "--attention_size", "128", "--embedding_dropout", "0")
 _TRANSFORMER = ("--decoder", "transformer", "--width", "128", "--layers", "2")
 _TRANSFORMER = (*_TRANSFORMER, "--feedforward_size", "512", "--dropout", "0.1")
-_COMMON = (
-    *("--batch_size", "64", "--captions_per_image", "1", "--label_smoothing", "0"),
-    *("--learning_rate", "2e-3", "--encoder_learning_rate", "2e-3", "--device", "cpu"),
-)
 
 
 def variants(epochs: int) -> dict[str, tuple[str, ...]]:
@@ -38,18 +25,18 @@ def variants(epochs: int) -> dict[str, tuple[str, ...]]:
     first = max(1, epochs // 3)
     rests = ("--schedule", "decoder_first", "--decoder_epochs", str(first))
     return {
-        "grid, LSTM, additive attention, joint": _LSTM_ATTENDS,
-        "grid, LSTM, dot attention": (*_LSTM_ATTENDS, "--attention", "dot"),
-        "grid, LSTM, scaled-dot attention": (*_LSTM_ATTENDS, "--attention", "scaled_dot"),
+        "grid, LSTM, additive attention, joint": LSTM_ATTENDS,
+        "grid, LSTM, dot attention": (*LSTM_ATTENDS, "--attention", "dot"),
+        "grid, LSTM, scaled-dot attention": (*LSTM_ATTENDS, "--attention", "scaled_dot"),
         "grid, LSTM, multi-head attention": (
-            *(*_LSTM_ATTENDS, "--attention", "multi_head", "--heads", "4"),
+            *(*LSTM_ATTENDS, "--attention", "multi_head", "--heads", "4"),
         ),
-        "grid, LSTM, early fusion": (*_LSTM, "--fusion", "early"),
-        "grid, LSTM, late fusion": (*_LSTM, "--fusion", "late"),
-        "grid, LSTM, alternating": (*_LSTM_ATTENDS, "--schedule", "alternating"),
-        f"grid, LSTM, decoder first ({first} of {epochs} epochs)": (*_LSTM_ATTENDS, *rests),
+        "grid, LSTM, early fusion": (*LSTM, "--fusion", "early"),
+        "grid, LSTM, late fusion": (*LSTM, "--fusion", "late"),
+        "grid, LSTM, alternating": (*LSTM_ATTENDS, "--schedule", "alternating"),
+        f"grid, LSTM, decoder first ({first} of {epochs} epochs)": (*LSTM_ATTENDS, *rests),
         "grid, Transformer": _TRANSFORMER,
-        "ViT, LSTM, additive attention": (*_LSTM_ATTENDS, "--encoder", "vit"),
+        "ViT, LSTM, additive attention": (*LSTM_ATTENDS, "--encoder", "vit"),
         "ViT, Transformer": (*_TRANSFORMER, "--encoder", "vit"),
     }
 
@@ -67,13 +54,9 @@ def main() -> None:
     for name, flags in variants(args.epochs).items():
         if args.only not in name:
             continue
-        folder = args.output / "".join(c if c.isalnum() else "-" for c in name)
-        began = time.perf_counter()
         budget = ("--data", f"scenes:{args.scenes}", "--epochs", str(args.epochs))
-        command = ("train", *budget, "--output", str(folder), *_COMMON, *flags)
-        subprocess.run([sys.executable, "-m", "pipelines.cli", *command], check=True)
-        minutes = (time.perf_counter() - began) / 60
-        captioner = load(str(folder / "last"), device="cpu")
+        folder, minutes = trained(args.output, name, (*budget, *flags))
+        captioner = load(folder, device="cpu")
         scores = score_on_scenes(captioner, TEST, args.scored, combinations="seen")
         rows.append(row(name, scores, minutes))
         print(rows[-1], flush=True)
@@ -83,12 +66,7 @@ def main() -> None:
     print(
         f"\n- {args.scenes:,} scenes, {args.epochs} epochs, scored on {args.scored:,} unseen scenes"
     )
-    names = ("torch", "accelerate", "numpy", "pillow")
-    print(
-        f"- {datetime.now(UTC):%Y-%m-%d}, {platform.machine()}, {os.cpu_count()} cores, "
-        f"{torch.get_num_threads()} threads, "
-        + ", ".join(f"{name} {version(name)}" for name in names)
-    )
+    print(machine())
 
 
 def row(name: str, scores: SceneScores, minutes: float) -> str:

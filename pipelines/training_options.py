@@ -154,6 +154,11 @@ def _add_tasks(train: argparse.ArgumentParser) -> None:
         help="COCO's instances or panoptic JSON, where --data has the captions alone",
     )
     tasks.add_argument(
+        "--validation_annotations",
+        metavar="URI",
+        help="likewise, of the images of --validation",
+    )
+    tasks.add_argument(
         "--no_gate",
         action="store_true",
         help="leave out the learned maps of attention that features pass through, to compare",

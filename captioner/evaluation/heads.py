@@ -31,6 +31,8 @@ def score_heads_on_scenes(
 ) -> AnnotationScores:
     """Hold labels, boxes and masks of scenes against the truth, at the size of the picture.
 
+    Of the truth what is of no class of the model's is left out.
+
     Args:
         captioner: of a model with heads.
         first_seed: of the first scene.
@@ -41,35 +43,11 @@ def score_heads_on_scenes(
     Raises:
         ValueError: if the model has no heads.
     """
-    scenes = list(SAMPLERS[combinations](first_seed, count))
-    return score_heads(
-        captioner,
-        (render(scene) for scene in scenes),
-        (truth.annotations(scene) for scene in scenes),
-        batch_size,
-    )
-
-
-def score_heads(
-    captioner: AttentionCaptioner,
-    images: Iterable[Image.Image],
-    known: Iterable[Annotations],
-    batch_size: int = 64,
-) -> AnnotationScores:
-    """Hold labels, boxes and masks of images against what is known of them.
-
-    Args:
-        captioner: of a model with heads.
-        images: RGB.
-        known: of each image.
-        batch_size: images through the model at once.
-
-    Raises:
-        ValueError: if the model has no heads.
-    """
     classes = head_classes(captioner)
-    found = list(_find(captioner, images, batch_size))
-    return score_annotations(found, list(known), **asdict(classes))
+    scenes = list(SAMPLERS[combinations](first_seed, count))
+    found = list(_find(captioner, (render(scene) for scene in scenes), batch_size))
+    known = [of_classes(truth.annotations(scene), classes) for scene in scenes]
+    return score_annotations(found, known, **asdict(classes))
 
 
 def score_heads_on_examples(

@@ -8,13 +8,16 @@ from captioner.contract import Captioner
 from captioner.evaluation.annotation_counts import require_torchmetrics
 from captioner.evaluation.annotations import AnnotationScores
 from captioner.evaluation.captions import caption_examples
-from captioner.evaluation.heads import head_classes, score_heads, score_heads_on_examples
+from captioner.evaluation.heads import (
+    head_classes,
+    score_heads_on_examples,
+    score_heads_on_scenes,
+)
 from captioner.evaluation.metrics import require_pycocoevalcap, score
 from captioner.evaluation.scenes import score_on_scenes
 from captioner.model import AttentionCaptioner
-from captioner.scenes import TEST, render, samples, scene_count, truth
+from captioner.scenes import TEST, scene_count, truth
 from captioner.tokenizer import words
-from captioner.training.annotated import of_classes
 from captioner.training.images import check
 from captioner.training.sources import (
     ClassNames,
@@ -177,16 +180,9 @@ def _with_scenes(
     evaluation: Evaluation, captioner: AttentionCaptioner, count: int, batch_size: int
 ) -> Evaluation:
     """Add the scores of heads on unseen scenes, of which a model may know some classes only."""
-    classes = head_classes(captioner)
-    scenes = list(samples(TEST, count))
-    scores = score_heads(
-        captioner,
-        (render(scene) for scene in scenes),
-        (of_classes(truth.annotations(scene), classes) for scene in scenes),
-        batch_size,
-    )
+    scores = score_heads_on_scenes(captioner, TEST, count, batch_size)
     shown = ClassNames(truth.LABELS, truth.BOXES, truth.MASKS)
-    return evaluation.joined(*_told(scores, classes, shown))
+    return evaluation.joined(*_told(scores, head_classes(captioner), shown))
 
 
 def _told(

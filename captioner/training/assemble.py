@@ -55,6 +55,7 @@ _NOT_OF_SCENES = (
     "images",
     "annotations",
     "validation",
+    "validation_annotations",
     "max_tokens",
     "augment",
     "views",
@@ -170,6 +171,11 @@ def _split(options: TrainingOptions) -> tuple[list[Example], list[Example]]:
                 f"{len(both)} images are to be trained on and scored on, such as {both[0]}; "
                 "take them out of one of the two"
             )
+    elif options.validation_annotations is not None:
+        raise ValueError(
+            "validation_annotations are given, but images to score on are held back from the "
+            "data; name their validation, too"
+        )
     else:
         training, validation = _hold_back(training, options.config.seed)
     return training, _with_words(validation)
@@ -185,14 +191,21 @@ def _read(options: TrainingOptions, data: str) -> list[Example]:
 
 
 def _read_validation(options: TrainingOptions, data: str) -> list[Example]:
+    examples = _read_near(data, options.images, annotated=bool(options.tasks))
+    if options.validation_annotations is not None:
+        others = _read_near(options.validation_annotations, options.images, annotated=True)
+        examples = join_annotations(examples, others)
+    return examples
+
+
+def _read_near(data: str, images: str | None, *, annotated: bool) -> list[Example]:
     """Read it with images at their usual place, or else where the others lie."""
-    annotated = bool(options.tasks)
     try:
         return read_examples(data, annotated=annotated)
     except DataError:
-        if options.images is None:
+        if images is None:
             raise
-        return read_examples(data, options.images, annotated=annotated)
+        return read_examples(data, images, annotated=annotated)
 
 
 def _hold_back(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
@@ -280,7 +293,7 @@ def _check_tasks(options: TrainingOptions) -> None:
     if unknown := set(options.tasks) - set(HEADS):
         raise ValueError(f"tasks holds {min(unknown)!r}; use some of {', '.join(HEADS)}")
     default = TrainingOptions(data="", output="")
-    for name in ("gate", "task_config", "annotations"):
+    for name in ("gate", "task_config", "annotations", "validation_annotations"):
         if not options.tasks and (value := getattr(options, name)) != getattr(default, name):
             raise ValueError(f"{name} is {value!r}, but there are no tasks; name some")
     if options.task_config.turns == options.config.schedule == "alternating":

@@ -32,6 +32,7 @@ class TrainingOptions:
         task_config: how much each of them counts.
         annotations: labels, boxes and masks that lie apart from the captions, as
             ``read_examples`` takes them.
+        validation_annotations: likewise, of the images of ``validation``.
         languages: of the captions of scenes, the model's first one first; the images of users
             have their captions in whatever languages they are.
         words: what the tokens are: words, or byte pairs.
@@ -59,6 +60,7 @@ class TrainingOptions:
     gate: bool = True
     task_config: TaskConfig = TaskConfig()
     annotations: str | None = None
+    validation_annotations: str | None = None
     languages: tuple[str, ...] = ()
     words: Kind = "word"
     vocabulary_size: int | None = None
