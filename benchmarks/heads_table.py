@@ -4,8 +4,8 @@
 
 Every model learns from the same scenes for as many passes, from nothing, with several seeds, and is
 then scored on the same unseen scenes. What was trained before is not trained again, so a table may
-take several runs; `--only` trains those whose name holds a text. Whoever learns one task alone has an
-encoder of its own.
+take several runs; `--only` trains those whose name holds a text. A task that is learned alone has
+an encoder of its own.
 """
 
 import argparse

@@ -61,3 +61,16 @@ class Annotations:
     labels: tuple[Label, ...] | None = None
     boxes: tuple[Box, ...] | None = None
     masks: tuple[Mask, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """What labels, boxes and masks may be named, of a data set or of a model."""
+
+    labels: tuple[str, ...] = ()
+    boxes: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+
+
+NO_CLASSES = ClassNames()
+"""Those of a model without heads."""

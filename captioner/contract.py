@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from captioner.annotations import Annotations
+from captioner.annotations import Annotations, ClassNames
 from schemas.identity import config_id
 
 EMBEDDED = "embedded"
@@ -182,6 +182,10 @@ class Captioner(Protocol):
     @property
     def decoding(self) -> DecodingConfig:
         """How captions are made from the model's probabilities."""
+
+    @property
+    def classes(self) -> ClassNames:
+        """What labels, boxes and masks it may find besides captions; none without heads."""
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captioner.agreement import heads_disagree
-from captioner.annotations import Annotations
+from captioner.annotations import Annotations, ClassNames
 from captioner.contract import Caption, DecodingConfig, Geometry, ModelLoadError, Prepared
 from captioner.decoders import DecoderConfig, decoder_of
 from captioner.decoding import Decoded, Words, decode
@@ -231,6 +231,13 @@ class AttentionCaptioner:
     def device(self) -> torch.device:
         """Where it runs."""
         return self._device
+
+    @property
+    def classes(self) -> ClassNames:
+        """What its heads may find; nothing of a head that it lacks."""
+        heads = self.model.config.heads
+        parts = () if heads is None else (heads.labels, heads.boxes, heads.masks)
+        return ClassNames(*(() if part is None else part.classes for part in parts))
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -68,7 +68,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
         say("the job was built; --dry_run does not submit it")
         return EXIT_DONE
     with opened(output, config.run_id):
-        start_run(output, config.run_id, _recorded(args, config))
+        start_run(output, config.run_id, _recorded(args, config), captioner.classes)
         if in_process:
             manifest = _run_here(args, config, options, captioner, refs, listing)
             if manifest["status"] == "done":

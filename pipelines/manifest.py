@@ -1,10 +1,12 @@
 """A run's manifest: what was asked, what came of it, and that it balances (promise 1)."""
 
 import platform
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from captioner.annotations import NO_CLASSES, ClassNames
 from pipelines.commit import Committed
 from pipelines.output import Output
 from schemas.tables import SCHEMA_VERSION
@@ -19,14 +21,24 @@ class BalanceError(Exception):
     """A run whose committed rows are not the images that it listed."""
 
 
-def start_run(output: Output, run_id: str, config: dict[str, Any]) -> None:
-    """Write the manifest of a run that begins."""
+def start_run(
+    output: Output, run_id: str, config: dict[str, Any], classes: ClassNames = NO_CLASSES
+) -> None:
+    """Write the manifest of a run that begins.
+
+    Args:
+        output: the output.
+        run_id: the run.
+        config: what was asked for.
+        classes: what labels, boxes and masks of its captions may be.
+    """
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "run_id": run_id,
         "status": "running",
         "started_at": datetime.now(UTC).isoformat(),
         "config": config,
+        "classes": asdict(classes),
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in _PACKAGES},

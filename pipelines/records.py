@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from captioner.annotations import Annotations
+from captioner.annotations import Annotations, Box, Label, Mask
 from captioner.contract import Caption, Prepared
 from pipelines.config import AnnotateConfig
 from pipelines.listing import ImageRef
@@ -108,6 +108,18 @@ def _annotation_columns(found: Annotations | None) -> dict[str, list[dict[str, A
     """Return labels, boxes and masks as rows have them: null is unknown, empty is none."""
     columns = asdict(found or Annotations())
     return {name: None if items is None else list(items) for name, items in columns.items()}
+
+
+def annotations_of(row: dict[str, Any]) -> Annotations:
+    """Return the labels, boxes and masks of a row of ``captions``."""
+    labels, boxes, masks = (row[name] for name in ("labels", "boxes", "masks"))
+    return Annotations(
+        labels=None if labels is None else tuple(Label(**item) for item in labels),
+        boxes=None if boxes is None else tuple(Box(**item) for item in boxes),
+        masks=None
+        if masks is None
+        else tuple(Mask(item["name"], tuple(item["size"]), item["counts"]) for item in masks),
+    )
 
 
 def _key(ref: ImageRef, config: AnnotateConfig) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from pipelines.labelstudio.client import LabelStudioError, LabelStudioSettings, read_token
 from pipelines.labelstudio.push import push
 from pipelines.output import Output
-from pipelines.routing import plan_review, review_items
+from pipelines.routing import plan_review, queue_classes, review_items
 from schemas.uris import redact
 
 
@@ -48,7 +48,8 @@ def push_queue(
         settings = LabelStudioSettings(
             review.label_studio_url or "", review.label_studio_project, token
         )
-        report = push(review_items(output, model_id, decoding), settings)
+        items = review_items(output, model_id, decoding)
+        report = push(items, settings, classes=queue_classes(output, model_id, decoding))
     except LabelStudioError as error:
         return Pushed(error=redact(str(error)))
     failed = tuple((redact(uri), redact(why)) for uri, why in report.failed)

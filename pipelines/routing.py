@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captioner.annotations import ClassNames
 from pipelines.commit import Committed, clear
 from pipelines.labelstudio.push import ReviewItem
 from pipelines.output import Output
 from pipelines.parts import encode, publish
+from pipelines.records import annotations_of
 from schemas.kinds import ReviewReason
 from schemas.tables import REVIEW
 
@@ -107,9 +109,9 @@ def review_items(
     if not queued:
         return []
     wanted = pc.field("uri").isin(pa.array(sorted({uri for uri, _, _ in queued}), pa.string()))
-    columns = [*_ITEM_COLUMNS]
+    columns = [*_ITEM_COLUMNS, *_ANNOTATION_COLUMNS]
     items = [
-        ReviewItem(**row)
+        ReviewItem(**{name: row[name] for name in _ITEM_COLUMNS}, annotations=annotations_of(row))
         for _, table in output.tables("captions", columns, wanted)
         for row in table.to_pylist()
         if (row["uri"], row["model_id"], row["decoding"]) in queued
@@ -117,6 +119,32 @@ def review_items(
     return sorted(items, key=lambda item: (item.confidence, item.uri))
 
 
+def queue_classes(
+    output: Output, model_id: str | None = None, decoding: str | None = None
+) -> ClassNames:
+    """Return what labels, boxes and masks of the live queue may be, as its runs' manifests say.
+
+    Args:
+        output: the output.
+        model_id: only this model's; all models' if None.
+        decoding: only this decoding config's; all if None.
+    """
+    runs = {
+        row["run_id"]
+        for _, table in output.tables("review", ["model_id", "decoding", "run_id"])
+        for row in table.to_pylist()
+        if model_id in (None, row["model_id"]) and decoding in (None, row["decoding"])
+    }
+    known = [output.read_manifest(run).get("classes", {}) for run in sorted(runs)]
+    return ClassNames(
+        **{
+            kind: tuple(dict.fromkeys(name for classes in known for name in classes.get(kind, ())))
+            for kind in _ANNOTATION_COLUMNS
+        }
+    )
+
+
+_ANNOTATION_COLUMNS = ("labels", "boxes", "masks")
 _ITEM_COLUMNS = (
     "image_id",
     "uri",

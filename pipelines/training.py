@@ -25,7 +25,10 @@ from pipelines.training_options import DECODER_FIELDS
 from schemas.uris import redact
 
 _FROM_NOTHING = ("grid", "vit")
-_URIS = ("data", "images", "annotations", "validation", "validation_annotations", "encoder", "decoder")
+_URIS = (
+    *("data", "images", "annotations", "validation", "validation_annotations"),
+    *("encoder", "decoder"),
+)
 _PREFIX = re.compile("(timm|regions|lm):(?!//)")
 
 

@@ -15,7 +15,7 @@ from captioner.model import AttentionCaptioner
 from captioner.scenes import render, truth
 from captioner.training.annotated import of_classes
 from captioner.training.images import in_order, load_decoded
-from captioner.training.sources import ClassNames, DataError, Example, load_annotations
+from captioner.training.sources import DataError, Example, load_annotations
 
 _LEAST = 0.01
 """Probability from which on findings are scored: mean average precision asks for unsure ones."""
@@ -43,7 +43,7 @@ def score_heads_on_scenes(
     Raises:
         ValueError: if the model has no heads.
     """
-    classes = head_classes(captioner)
+    classes = captioner.classes
     scenes = list(SAMPLERS[combinations](first_seed, count))
     found = list(_find(captioner, (render(scene) for scene in scenes), batch_size))
     known = [of_classes(truth.annotations(scene), classes) for scene in scenes]
@@ -69,7 +69,7 @@ def score_heads_on_examples(
         DataError: if an image cannot be read or decoded, or there is nothing to score.
         ValueError: if the model has no heads.
     """
-    classes = head_classes(captioner)
+    classes = captioner.classes
 
     def load(example: Example) -> tuple[Prepared, Annotations]:
         image = load_decoded(example.uri)
@@ -86,19 +86,6 @@ def score_heads_on_examples(
             found += captioner.find([prepared for prepared, _ in batch], _LEAST)
             truth += [known for _, known in batch]
     return score_annotations(found, truth, **asdict(classes))
-
-
-def head_classes(captioner: AttentionCaptioner) -> ClassNames:
-    """Return the classes that a model's heads know; none of a head that it lacks.
-
-    Raises:
-        ValueError: if it has no heads.
-    """
-    heads = captioner.model.config.heads
-    if heads is None:
-        raise ValueError(f"model {captioner.model_id} has no heads; train one with --tasks")
-    parts = (heads.labels, heads.boxes, heads.masks)
-    return ClassNames(*(() if part is None else part.classes for part in parts))
 
 
 def _find(

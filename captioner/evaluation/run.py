@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from captioner.annotations import ClassNames
 from captioner.contract import Captioner
 from captioner.evaluation.annotation_counts import require_torchmetrics
 from captioner.evaluation.annotations import AnnotationScores
 from captioner.evaluation.captions import caption_examples
 from captioner.evaluation.heads import (
-    head_classes,
     score_heads_on_examples,
     score_heads_on_scenes,
 )
@@ -20,7 +20,6 @@ from captioner.scenes import TEST, scene_count, truth
 from captioner.tokenizer import words
 from captioner.training.images import check
 from captioner.training.sources import (
-    ClassNames,
     DataError,
     Example,
     class_names,
@@ -173,7 +172,7 @@ def _with_examples(
     scores = AnnotationScores(None, None, None)
     if any(example.annotated for example in examples):
         scores = score_heads_on_examples(captioner, examples, batch_size=batch_size)
-    return evaluation.joined(*_told(scores, head_classes(captioner), class_names(examples)))
+    return evaluation.joined(*_told(scores, captioner.classes, class_names(examples)))
 
 
 def _with_scenes(
@@ -182,7 +181,7 @@ def _with_scenes(
     """Add the scores of heads on unseen scenes, of which a model may know some classes only."""
     scores = score_heads_on_scenes(captioner, TEST, count, batch_size)
     shown = ClassNames(truth.LABELS, truth.BOXES, truth.MASKS)
-    return evaluation.joined(*_told(scores, head_classes(captioner), shown))
+    return evaluation.joined(*_told(scores, captioner.classes, shown))
 
 
 def _told(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from captioner.annotations import ClassNames
 from captioner.contract import Caption, DecodingConfig, Prepared
 from captioner.decoding import Decoded
 from captioner.huggingface.view import View
@@ -47,6 +48,11 @@ class HuggingFaceCaptioner:
     def decoding(self) -> DecodingConfig:
         """How captions are made from the model's probabilities."""
         return self._decoding
+
+    @property
+    def classes(self) -> ClassNames:
+        """Nothing: these models write captions only."""
+        return ClassNames()
 
     @property
     def image_size(self) -> tuple[int, int]:

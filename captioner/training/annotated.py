@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from captioner.annotations import Annotations, Box, Label, Mask
+from captioner.annotations import Annotations, Box, ClassNames, Label, Mask
 from captioner.heads.targets import Size, decoded
 from captioner.training.augment import Change, whole_pixels
-from captioner.training.sources import ClassNames
 from captioner.training.sources.marks import mask_from_pixels
 
 _LEAST_SEEN = 0.25

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captioner.annotations import ClassNames
 from captioner.contract import ModelLoadError
 from captioner.decoders import DECODERS, DecoderConfig, language_model_from_pretrained
 from captioner.encoders import Encoder, thaw
@@ -35,7 +36,6 @@ from captioner.training.material import Material
 from captioner.training.options import TrainingOptions
 from captioner.training.run import TrainingRun
 from captioner.training.sources import (
-    ClassNames,
     DataError,
     Example,
     join_annotations,

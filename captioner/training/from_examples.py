@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from captioner.annotations import ClassNames
 from captioner.contract import Captioner
 from captioner.evaluation.captions import caption_examples
 from captioner.evaluation.heads import score_heads_on_examples
@@ -27,7 +28,7 @@ from captioner.training.loader import ExampleLoader, FeatureLoader
 from captioner.training.loop import Objective
 from captioner.training.material import PICTURES
 from captioner.training.objective import CaptionObjective
-from captioner.training.sources import ClassNames, Example, class_names
+from captioner.training.sources import Example, class_names
 from captioner.training.tasks import TaskConfig, TaskObjective
 
 _ENOUGH_FOR_CIDER = 10

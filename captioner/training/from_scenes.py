@@ -7,6 +7,7 @@ from statistics import fmean
 
 from PIL import Image
 
+from captioner.annotations import ClassNames
 from captioner.contract import Captioner
 from captioner.evaluation.heads import score_heads_on_scenes
 from captioner.evaluation.scenes import Combinations, score_on_scenes
@@ -23,7 +24,6 @@ from captioner.training.scenes import (
     render_scenes,
     scene_tokenizer,
 )
-from captioner.training.sources import ClassNames
 from captioner.training.tasks import TaskConfig, TaskObjective
 
 

@@ -5,12 +5,12 @@ from typing import Protocol
 
 from PIL import Image
 
+from captioner.annotations import ClassNames
 from captioner.contract import Captioner
 from captioner.model import CaptionModel
 from captioner.tokenizer import CaptionTokenizer
 from captioner.training.batch import Batches
 from captioner.training.loop import Objective
-from captioner.training.sources import ClassNames
 
 PICTURES = 4
 """How many images' attention is drawn after each epoch."""

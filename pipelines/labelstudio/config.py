@@ -5,9 +5,11 @@ from xml.etree import ElementTree
 
 from label_studio_sdk.label_interface.interface import LabelInterface
 
+from captioner.annotations import NO_CLASSES, ClassNames
 from pipelines.labelstudio.client import LabelStudioError
+from pipelines.labelstudio.regions import IMAGE, OPTIONS, TAGS, controls
 
-IMAGE, CAPTION, VERDICT = "image", "caption", "verdict"
+CAPTION, VERDICT = "caption", "verdict"
 VERDICTS = ("accept", "fix", "reject")
 TASK_DATA = ("image", "image_id", "uri", "caption")
 
@@ -41,6 +43,21 @@ INSTRUCTION = (
 )
 
 
+def label_config(classes: ClassNames) -> str:
+    """Return the labelling config for captions, and for what else a model finds.
+
+    Args:
+        classes: of labels, boxes and masks; a kind without any gets no control.
+    """
+    root = ElementTree.fromstring(LABEL_CONFIG)
+    made = list(controls(classes))
+    if not made:
+        return LABEL_CONFIG
+    root[1].extend(made)
+    ElementTree.indent(root)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
 def validate(config: str) -> None:
     """Check a labelling config as Label Studio itself will, before anything is sent.
 
@@ -58,11 +75,12 @@ def validate(config: str) -> None:
         ) from error
 
 
-def differences(config: str) -> list[str]:
+def differences(config: str, classes: ClassNames = NO_CLASSES) -> list[str]:
     """Say what a project's labelling config lacks for captions to be reviewed with it.
 
     Args:
         config: the XML of the project's config.
+        classes: of labels, boxes and masks that are to be reviewed, too.
 
     Returns:
         One sentence for each thing that is missing or different; none if it can be used.
@@ -81,6 +99,8 @@ def differences(config: str) -> list[str]:
         choices = {element.get("value") for element in named[VERDICT].iter("Choice")}
         missing = [verdict for verdict in VERDICTS if verdict not in choices]
         found += [f"the Choices {VERDICT!r} lack {', '.join(missing)}"] if missing else []
+    for kind, tag in TAGS.items():
+        found += _class_differences(named.get(kind), kind, tag, getattr(classes, kind))
     foreign = sorted(_variables(root) - set(TASK_DATA))
     return found + [f"it wants ${name}, which captions do not have" for name in foreign]
 
@@ -99,18 +119,34 @@ def _difference(
     ]
 
 
+def _class_differences(
+    element: ElementTree.Element | None, kind: str, tag: str, classes: tuple[str, ...]
+) -> list[str]:
+    if not classes:
+        return []
+    found = _difference(element, tag, kind, toName=IMAGE)
+    if element is None or found:
+        return found
+    there = {option.get("value") for option in element.iter(OPTIONS[kind])}
+    missing = [name for name in classes if name not in there]
+    return [f"the {tag} {kind!r} lacks {', '.join(missing)}"] if missing else []
+
+
 def _variables(root: ElementTree.Element) -> set[str]:
     values = (element.get("value", "") for element in root.iter())
     return {value[1:].partition("[")[0] for value in values if value.startswith("$")}
 
 
-def prediction(caption: str, score: float | None, model_version: str) -> dict[str, Any]:
+def prediction(
+    caption: str, score: float | None, model_version: str, others: list[dict[str, Any]]
+) -> dict[str, Any]:
     """Write a caption as a prediction that fills the caption's field.
 
     Args:
         caption: the text, taken as it is.
         score: its confidence, 0 to 1, if there is one.
         model_version: which model and decoding config made it.
+        others: labels, boxes and masks, as ``regions`` writes them.
 
     Returns:
         The prediction as Label Studio imports it.
@@ -121,4 +157,4 @@ def prediction(caption: str, score: float | None, model_version: str) -> dict[st
         "type": "textarea",
         "value": {"text": [caption]},
     }
-    return {"model_version": model_version, "score": score, "result": [region]}
+    return {"model_version": model_version, "score": score, "result": [region, *others]}

@@ -43,6 +43,12 @@ def is_address(uri: str) -> bool:
     return uri.startswith(("http://", "https://")) and not _unshown(uri)
 
 
+def shown_size(width: int, height: int) -> tuple[int, int]:
+    """Return the width and height of an image's preview; small images keep theirs."""
+    share = min(1.0, PREVIEW_SIZE[0] / width, PREVIEW_SIZE[1] / height)
+    return max(1, round(width * share)), max(1, round(height * share))
+
+
 def is_stored(uri: str) -> bool:
     """Say whether Label Studio can read an image through a project's storage.
 
@@ -76,6 +82,13 @@ class Images:
         self._ready: set[str] = set()
         self._uploads: dict[str, str] | None = None
 
+    def size_of(self, uri: str, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height at which an image of that size is shown."""
+        return (width, height) if self._as_it_is(uri) else shown_size(width, height)
+
+    def _as_it_is(self, uri: str) -> bool:
+        return not self._previews and (is_address(uri) or is_stored(uri))
+
     def addresses(
         self, pictures: Sequence[Picture]
     ) -> tuple[dict[str, str], list[tuple[Picture, str]]]:
@@ -93,7 +106,7 @@ class Images:
         found: dict[str, str] = {}
         rest: list[Picture] = []
         for picture in pictures:
-            if self._previews or not (is_address(picture.uri) or is_stored(picture.uri)):
+            if not self._as_it_is(picture.uri):
                 rest.append(picture)
                 continue
             if is_stored(picture.uri):
@@ -280,8 +293,10 @@ def preview(uri: str) -> bytes:
         StorageError: if the image cannot be read.
         ImageError: if it cannot be decoded.
     """
-    image = decode(read_bytes(uri), draft_size=PREVIEW_SIZE).image
-    image.thumbnail(PREVIEW_SIZE, Image.Resampling.LANCZOS)
+    decoded = decode(read_bytes(uri), draft_size=PREVIEW_SIZE)
+    # Of the original's sides, not of the draft's: masks have to be of just this size.
+    size = shown_size(decoded.width, decoded.height)
+    image = decoded.image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
     output = io.BytesIO()
     image.save(output, "JPEG", quality=PREVIEW_QUALITY)
     return output.getvalue()

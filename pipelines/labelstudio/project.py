@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from captioner.annotations import NO_CLASSES, ClassNames
 from pipelines.labelstudio import config
 from pipelines.labelstudio.client import Client, LabelStudioError, OutcomeUnknownError
 
@@ -30,12 +31,13 @@ class Project:
     shown_version: str
 
 
-def open_project(client: Client, title: str) -> Project:
+def open_project(client: Client, title: str, classes: ClassNames = NO_CLASSES) -> Project:
     """Find the project with exactly this title, or make it.
 
     Args:
         client: a connection to Label Studio.
         title: the title.
+        classes: of labels, boxes and masks that are to be reviewed with the captions.
 
     Returns:
         The project.
@@ -46,7 +48,7 @@ def open_project(client: Client, title: str) -> Project:
     found = _named(client, title)
     if not found:
         try:
-            found = [_create(client, title)]
+            found = [_create(client, title, classes)]
         except OutcomeUnknownError:
             found = _named(client, title)
             if not found:
@@ -57,7 +59,7 @@ def open_project(client: Client, title: str) -> Project:
             f"{len(found)} projects are called {title!r} (numbers {numbers}); rename all but one, "
             "or name another project"
         )
-    return _adopt(client, found[0], title)
+    return _adopt(client, found[0], title, classes)
 
 
 def show_predictions(client: Client, project: Project, model_version: str) -> None:
@@ -88,22 +90,24 @@ def _named(client: Client, title: str) -> list[dict[str, Any]]:
         page += 1
 
 
-def _create(client: Client, title: str) -> dict[str, Any]:
-    config.validate(config.LABEL_CONFIG)
-    body = {"title": title, "label_config": config.LABEL_CONFIG, **SETTINGS}
+def _create(client: Client, title: str, classes: ClassNames) -> dict[str, Any]:
+    label_config = config.label_config(classes)
+    config.validate(label_config)
+    body = {"title": title, "label_config": label_config, **SETTINGS}
     body["description"] = "Captions to review. Made by captioner; tasks are keyed by image_id."
     return dict(client.post("/api/projects", json=body))
 
 
-def _adopt(client: Client, project: dict[str, Any], title: str) -> Project:
+def _adopt(client: Client, project: dict[str, Any], title: str, classes: ClassNames) -> Project:
     """Take a project as it is if captions can be reviewed in it; set up an empty one."""
     found = str(project.get("label_config") or "")
     if found.strip() in EMPTY_CONFIGS and not project.get("task_number"):
-        config.validate(config.LABEL_CONFIG)
-        body = {"label_config": config.LABEL_CONFIG, **SETTINGS}
+        label_config = config.label_config(classes)
+        config.validate(label_config)
+        body = {"label_config": label_config, **SETTINGS}
         project = client.patch(f"/api/projects/{project['id']}", body)
         found = str(project["label_config"])
-    if different := config.differences(found):
+    if different := config.differences(found, classes):
         raise LabelStudioError(
             f"project {title!r} (number {project['id']}) has another labelling config: "
             f"{'; '.join(different)}; name another project, or add these controls to it"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from captioner.annotations import NO_CLASSES, Annotations, ClassNames
 from pipelines.labelstudio import config
 from pipelines.labelstudio.client import (
     Client,
@@ -22,6 +23,7 @@ from pipelines.labelstudio.client import (
 )
 from pipelines.labelstudio.images import Images, Picture
 from pipelines.labelstudio.project import Project, open_project, show_predictions
+from pipelines.labelstudio.regions import regions
 from pipelines.labelstudio.tasks import Task, Tasks
 
 __all__ = [
@@ -52,6 +54,7 @@ class ReviewItem:
         decoding: the decoding config that it was made with.
         width: of the original, in pixels.
         height: likewise.
+        annotations: labels, boxes and masks that were found.
     """
 
     image_id: str
@@ -63,6 +66,7 @@ class ReviewItem:
     decoding: str
     width: int
     height: int
+    annotations: Annotations = Annotations()
 
     @property
     def model_version(self) -> str:
@@ -98,6 +102,8 @@ def push(
     items: Iterable[ReviewItem],
     settings: LabelStudioSettings,
     on_progress: Callable[[int], None] | None = None,
+    *,
+    classes: ClassNames = NO_CLASSES,
 ) -> PushReport:
     """Bring captions into the review queue; what is there already is left as it is.
 
@@ -105,6 +111,7 @@ def push(
         items: the captions, in the order in which they are wanted there.
         settings: where the queue is.
         on_progress: called now and then with the number of items dealt with so far.
+        classes: of labels, boxes and masks that are to be reviewed, too.
 
     Returns:
         What was created and what was found.
@@ -118,7 +125,8 @@ def push(
         return PushReport()
     with Client(settings) as client:
         client.check()
-        pusher = _Pusher(client, open_project(client, settings.project), settings.previews)
+        project = open_project(client, settings.project, classes)
+        pusher = _Pusher(client, project, settings.previews, classes)
         while batch:
             pusher.push(batch)
             if on_progress is not None:
@@ -130,7 +138,9 @@ def push(
 class _Pusher:
     """One push: what it has done so far, and what it must look at again in the end."""
 
-    def __init__(self, client: Client, project: Project, previews: bool) -> None:
+    def __init__(
+        self, client: Client, project: Project, previews: bool, classes: ClassNames
+    ) -> None:
         self.items = 0
         self._tasks_created = self._tasks_found = 0
         self._predictions_created = self._predictions_found = 0
@@ -138,6 +148,7 @@ class _Pusher:
         self._seen: set[str] = set()
         self._uncertain: dict[str, None] = {}  # in order, each once
         self._client, self._project, self._shown = client, project, ""
+        self._classes = classes
         self._images = Images(client, project.id, previews)
         self._tasks = Tasks(client, project.id)
 
@@ -177,7 +188,7 @@ class _Pusher:
         self._failed += [(picture.uri, why) for picture, why in failed]
         created = {i: versions for i, versions in missing.items() if i in addresses}
         self._uncertain |= dict.fromkeys(created)
-        self._tasks.create({i: _task(addresses[i], v.values()) for i, v in created.items()})
+        self._tasks.create({i: self._task(addresses[i], v) for i, v in created.items()})
         return created
 
     def _add_predictions(self, wanted: _Wanted, found: dict[str, list[Task]]) -> int:
@@ -187,11 +198,26 @@ class _Pusher:
             there = frozenset[str]().union(*(task.versions for task in found[image_id]))
             for version, item in versions.items():
                 if version not in there:
-                    body = {"task": found[image_id][0].id, **_prediction(item)}
+                    body = {"task": found[image_id][0].id, **self._prediction(item)}
                     lacking[image_id, version] = body
         self._uncertain |= {image_id: None for image_id, _ in lacking}
         self._tasks.add_predictions(lacking)
         return len(lacking)
+
+    def _task(self, address: str, versions: dict[str, ReviewItem]) -> dict[str, Any]:
+        first = next(iter(versions.values()))
+        data = {"image": address, "image_id": first.image_id, "uri": first.uri}
+        data["caption"] = first.caption
+        return {
+            "data": {key: _text(value) for key, value in data.items()},
+            "predictions": [self._prediction(item) for item in versions.values()],
+        }
+
+    def _prediction(self, item: ReviewItem) -> dict[str, Any]:
+        score = item.confidence if math.isfinite(item.confidence) else None
+        shown = self._images.size_of(item.uri, item.width, item.height)
+        found = regions(item.annotations, self._classes, (item.width, item.height), shown)
+        return config.prediction(_text(item.caption), score, item.model_version, found)
 
     def _show(self, version: str) -> None:
         """Fill in the newest model's captions, from the first batch on."""
@@ -232,22 +258,6 @@ def _by_image(batch: Iterable[ReviewItem]) -> _Wanted:
     for item in batch:
         wanted.setdefault(item.image_id, {}).setdefault(item.model_version, item)
     return wanted
-
-
-def _task(address: str, items: Iterable[ReviewItem]) -> dict[str, Any]:
-    captions = list(items)
-    first = captions[0]
-    data = {"image": address, "image_id": first.image_id, "uri": first.uri}
-    data["caption"] = first.caption
-    return {
-        "data": {key: _text(value) for key, value in data.items()},
-        "predictions": [_prediction(item) for item in captions],
-    }
-
-
-def _prediction(item: ReviewItem) -> dict[str, Any]:
-    score = item.confidence if math.isfinite(item.confidence) else None
-    return config.prediction(_text(item.caption), score, item.model_version)
 
 
 def _text(value: str) -> str:

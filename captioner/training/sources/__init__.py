@@ -16,7 +16,6 @@ From the bottom up; each module imports only from those above it:
 """
 
 from captioner.training.sources.examples import (
-    ClassNames,
     DataError,
     Example,
     MaskFile,
@@ -27,7 +26,6 @@ from captioner.training.sources.mask_files import load_annotations
 from captioner.training.sources.reading import read_examples, splits_of
 
 __all__ = [
-    "ClassNames",
     "DataError",
     "Example",
     "MaskFile",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
-from captioner.annotations import Annotations, Label
+from captioner.annotations import Annotations, ClassNames, Label
 from schemas.uris import redact
 
 logger = logging.getLogger(__name__)
@@ -64,15 +64,6 @@ class Row(NamedTuple):
     captions: Sequence[str]
     annotations: Annotations | None = None
     mask_file: MaskFile | None = None
-
-
-@dataclass(frozen=True)
-class ClassNames:
-    """The classes that occur in a data set, sorted: of labels, of boxes and of masks."""
-
-    labels: tuple[str, ...]
-    boxes: tuple[str, ...]
-    masks: tuple[str, ...]
 
 
 def join(rows: Iterable[Row | tuple[str, Sequence[str]]], source: str) -> list[Example]:

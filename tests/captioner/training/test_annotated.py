@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from captioner.annotations import Annotations, Box, Label, Mask
+from captioner.annotations import Annotations, Box, ClassNames, Label, Mask
 from captioner.heads.targets import decoded
 from captioner.training.annotated import changed_annotations, of_classes
 from captioner.training.augment import Change
-from captioner.training.sources import ClassNames
 from captioner.training.sources.marks import mask_from_pixels
 
 WIDTH, HEIGHT = 20, 10

@@ -3,15 +3,20 @@
 import io
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
 
+from captioner.annotations import Annotations, Box, ClassNames, Label
 from pipelines.labelstudio.push import push
 from tests.pipelines.labelstudio.conftest import Queue, make_item
+from tests.pipelines.labelstudio.test_regions import mask_of
 
 webdriver = pytest.importorskip("selenium.webdriver")
 
@@ -160,6 +165,47 @@ def test_a_reviewer_sees_image_and_caption_corrects_it_and_submits(
         "caption": {"text": ["a blue square"]},
         "verdict": {"choices": ["fix"]},
     }
+
+
+def test_boxes_and_masks_lie_where_the_objects_are(
+    reviewer: Reviewer, queue: Queue, tmp_path: Path
+) -> None:
+    """On a preview, which is smaller than the original: what is drawn covers what it is of."""
+    square, blot = (100, 200, 400, 500), (700, 100, 1000, 400)
+    image = Image.new("RGB", (1200, 600), "white")
+    image.paste((250, 250, 210), square)
+    image.paste((210, 250, 250), blot)
+    path = tmp_path / "image.png"
+    image.save(path)
+    pixels = np.zeros((600, 1200), np.uint8)
+    pixels[blot[1] : blot[3], blot[0] : blot[2]] = 1
+    found = Annotations(
+        labels=(Label("square"),),
+        boxes=(Box("square", square[0], square[1], 300, 300, 0.9),),
+        masks=(mask_of(pixels, "blot"),),
+    )
+    item = make_item(
+        1, uri=f"file://{path}", caption="a square", annotations=found, width=1200, height=600
+    )
+    push([item], queue.settings, classes=ClassNames(("square", "blot"), ("square",), ("blot",)))
+    reviewer.open_queue()
+    reviewer.wait(lambda: reviewer.caption() == "a square")
+    reviewer.wait(lambda: reviewer.find(".konvajs-content canvas"))
+    if folder := os.environ.get("CAPTIONER_SCREENSHOTS"):
+        time.sleep(2)
+        reviewer.browser.save_screenshot(f"{folder}/annotations.png")
+    ActionChains(reviewer.browser).send_keys("1").perform()
+    reviewer.find("[data-testid=bottombar-submit-button]").click()
+    reviewer.wait(lambda: submitted(queue, 1))
+    said = submitted(queue, 1)
+    assert said["labels"] == {"choices": ["square"]}
+    assert said["boxes"]["rectanglelabels"] == ["square"]
+    sides = [said["boxes"][name] for name in ("x", "y", "width", "height")]
+    assert sides == pytest.approx([100 / 12, 100 / 3, 25, 50], abs=0.5)
+    alpha = decode_rle(said["masks"]["rle"]).reshape(256, 512, 4)[..., 3]
+    rows, columns = np.nonzero(alpha > 128)
+    ends = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert ends == pytest.approx([edge * 512 / 1200 for edge in blot], abs=3)
 
 
 def test_the_caption_is_filled_in_where_only_an_older_model_has_one(

@@ -7,8 +7,10 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from captioner.annotations import Annotations, Box, ClassNames, Label
 from pipelines.labelstudio.push import (
     LabelStudioError,
     LabelStudioSettings,
@@ -18,6 +20,7 @@ from pipelines.labelstudio.push import (
 )
 from tests.pipelines.labelstudio.conftest import Queue, make_item, make_items
 from tests.pipelines.labelstudio.proxy import Proxy
+from tests.pipelines.labelstudio.test_regions import mask_of
 from tests.servers import LabelStudio, ObjectStore, free_port
 
 
@@ -71,6 +74,29 @@ class TestWhatIsMade:
         (task,) = queue.tasks()
         assert task["data"]["uri"] == "https://images.invalid/\\udcff\\0.jpg"
         assert task["predictions"][0]["score"] is None
+
+    def test_labels_boxes_and_masks_come_with_the_caption(self, queue: Queue) -> None:
+        found = Annotations(
+            labels=(Label("red", 0.9),),
+            boxes=(Box("circle", 64, 48, 320, 240, 0.8),),
+            masks=(mask_of(np.eye(480, 640), "circle"),),
+        )
+        classes = ClassNames(("red", "blue"), ("circle",), ("circle",))
+        push([make_item(1, annotations=found)], queue.settings, classes=classes)
+        (prediction,) = queue.predictions()
+        by_control = {result["from_name"]: result["value"] for result in prediction["result"]}
+        assert by_control["caption"] == {"text": ["caption 1"]}
+        assert by_control["labels"] == {"choices": ["red"]}
+        assert by_control["boxes"]["rectanglelabels"] == ["circle"]
+        assert (by_control["boxes"]["x"], by_control["boxes"]["width"]) == (10, 50)
+        assert by_control["masks"]["brushlabels"] == ["circle"]
+        push([make_item(1, model_id="model-2")], queue.settings)  # Of captions alone.
+        assert len(queue.predictions()) == 2
+
+    def test_a_project_that_lacks_classes_is_told(self, queue: Queue) -> None:
+        push([make_item(1)], queue.settings)
+        with pytest.raises(LabelStudioError, match="no RectangleLabels named 'boxes'; name anoth"):
+            push([make_item(2)], queue.settings, classes=ClassNames(boxes=("circle",)))
 
     def test_same_bytes_under_two_uris_are_one_task(self, queue: Queue) -> None:
         items = [make_item(1), make_item(1, uri="https://images.invalid/copy.jpg")]
