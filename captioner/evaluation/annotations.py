@@ -101,14 +101,21 @@ class AnnotationScores:
         return asdict(self)
 
     def headline(self) -> dict[str, float]:
-        """The scores that tell most, by name, from 0 to 1."""
+        """The scores that tell most, by name, and their mean, from 0 to 1; none if none is scored.
+
+        The mean, ``heads``, takes one score of each kind.
+        """
         scores = {}
         if self.labels is not None:
             scores["label_f1"] = self.labels.f1_micro.value
         if self.boxes is not None:
-            scores |= {"map_50": self.boxes.map_50, "map_50_95": self.boxes.map_50_95}
+            scores["map_50_95"] = self.boxes.map_50_95
         if self.masks is not None:
             scores["mean_iou"] = self.masks.mean_iou.value
+        if scores:
+            scores["heads"] = sum(scores.values()) / len(scores)
+        if self.boxes is not None:
+            scores["map_50"] = self.boxes.map_50
         return scores
 
     def table(self) -> str:

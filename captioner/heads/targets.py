@@ -214,7 +214,7 @@ def decoded(mask: Mask) -> npt.NDArray[np.uint8]:
             f"mask {mask.name!r} has counts {mask.counts[:40]!r}, which do not make {height} x "
             f"{width} pixels; use COCO's compressed run-length encoding"
         )
-    pixels = np.repeat(np.arange(len(runs)) % 2, runs).astype(np.uint8)
+    pixels = np.repeat((np.arange(len(runs)) % 2).astype(np.uint8), runs)
     return pixels.reshape(mask.size, order="F")
 
 

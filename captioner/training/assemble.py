@@ -17,6 +17,8 @@ from captioner.contract import ModelLoadError
 from captioner.decoders import DECODERS, DecoderConfig, language_model_from_pretrained
 from captioner.encoders import Encoder, thaw
 from captioner.encoders.from_name import encoder_from_name
+from captioner.evaluation.annotation_counts import require_torchmetrics
+from captioner.evaluation.annotations import BACKGROUND
 from captioner.heads import (
     HEADS,
     ClassifierConfig,
@@ -74,6 +76,8 @@ def assemble(options: TrainingOptions) -> TrainingRun:
     check_name(options.name)
     _check_tasks(options)
     import_accelerate()
+    if options.tasks:
+        require_torchmetrics()
     torch.manual_seed(options.config.seed)
     encoder = encoder_from_name(options.encoder, options.image_size)
     thaw(encoder, options.config.thaw)
@@ -325,6 +329,11 @@ def heads_config(
                 f"the data has no {task} in any of its images; leave {task} out of the tasks, or "
                 "name data that has some"
             )
+    if BACKGROUND in classes.masks and "masks" in tasks:
+        raise DataError(
+            f"a class of masks is called {BACKGROUND!r}, as pixels of no class are; rename it, or "
+            "leave it out"
+        )
     # Small objects are told apart on a map that is finer than the grid.
     finer = min(1, len(encoder.finer))
     return HeadsConfig(

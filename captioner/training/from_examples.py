@@ -99,6 +99,9 @@ class ExampleMaterial:
         self._loader, self._views = self._loader_config(), self._view_config()
         # CIDEr asks how rare words are, which few captions cannot tell; of one image it is 0.
         self.best_by = "cider" if len(self._captioned) >= _ENOUGH_FOR_CIDER else "rouge_l"
+        heads_alone = self.tasks is not None and not self.tasks.caption_weight
+        if heads_alone and any(example.annotated for example in self.validation):
+            self.best_by = "heads"
         captions = sum(len(example.captions) for example in self.examples)
         self.facts = {
             "data": f"{len(self.examples):,} images with {captions:,} captions",

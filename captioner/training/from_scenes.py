@@ -62,6 +62,8 @@ class SceneMaterial:
     def __post_init__(self) -> None:
         """Learn the words."""
         self.tokenizer = scene_tokenizer(TRAINING, languages=self.languages)
+        if not self.tasks.caption_weight:
+            self.best_by = "heads"
         held_out = ", ".join(" ".join(pair) for pair in HELD_OUT)
         self.facts: dict[str, object] = {
             "data": f"{self.count:,} drawn scenes",

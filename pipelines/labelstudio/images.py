@@ -27,6 +27,7 @@ UPLOAD_TRIES = 3
 STORES = {"gs": "gcs", "s3": "s3"}
 UNSHOWN = (".tif", ".tiff")  # browsers do not draw these
 PRESIGN_MINUTES = 15
+UPLOADS = "/data/"  # how addresses of uploaded previews begin
 NOTHING = "(?!)"  # a filter that no name matches: a sync in the browser must import nothing
 
 
@@ -41,6 +42,17 @@ class Picture:
 def is_address(uri: str) -> bool:
     """Say whether a browser can fetch an image and draw it."""
     return uri.startswith(("http://", "https://")) and not _unshown(uri)
+
+
+def size_at(address: str, width: int, height: int) -> tuple[int, int]:
+    """Return the width and height of what is shown at an address of a task.
+
+    Args:
+        address: a preview's or the original's.
+        width: of the original.
+        height: likewise.
+    """
+    return shown_size(width, height) if address.startswith(UPLOADS) else (width, height)
 
 
 def shown_size(width: int, height: int) -> tuple[int, int]:
@@ -81,10 +93,6 @@ class Images:
         self._previews = previews
         self._ready: set[str] = set()
         self._uploads: dict[str, str] | None = None
-
-    def size_of(self, uri: str, width: int, height: int) -> tuple[int, int]:
-        """Return the width and height at which an image of that size is shown."""
-        return (width, height) if self._as_it_is(uri) else shown_size(width, height)
 
     def _as_it_is(self, uri: str) -> bool:
         return not self._previews and (is_address(uri) or is_stored(uri))
@@ -251,7 +259,7 @@ class Images:
         for upload in self._client.get(path, params=options):
             name = Path(urlsplit(upload["file"]).path)
             _, _, image_id = name.stem.partition("-")  # eight characters come before
-            found[image_id] = f"/data/{upload['file'].lstrip('/')}"
+            found[image_id] = f"{UPLOADS}{upload['file'].lstrip('/')}"
         return found
 
 

@@ -21,7 +21,7 @@ from pipelines.labelstudio.client import (
     Token,
     read_token,
 )
-from pipelines.labelstudio.images import Images, Picture
+from pipelines.labelstudio.images import Images, Picture, size_at
 from pipelines.labelstudio.project import Project, open_project, show_predictions
 from pipelines.labelstudio.regions import regions
 from pipelines.labelstudio.tasks import Task, Tasks
@@ -198,8 +198,11 @@ class _Pusher:
             there = frozenset[str]().union(*(task.versions for task in found[image_id]))
             for version, item in versions.items():
                 if version not in there:
-                    body = {"task": found[image_id][0].id, **self._prediction(item)}
-                    lacking[image_id, version] = body
+                    task = found[image_id][0]
+                    lacking[image_id, version] = {
+                        "task": task.id,
+                        **self._prediction(item, task.image),
+                    }
         self._uncertain |= {image_id: None for image_id, _ in lacking}
         self._tasks.add_predictions(lacking)
         return len(lacking)
@@ -210,12 +213,13 @@ class _Pusher:
         data["caption"] = first.caption
         return {
             "data": {key: _text(value) for key, value in data.items()},
-            "predictions": [self._prediction(item) for item in versions.values()],
+            "predictions": [self._prediction(item, address) for item in versions.values()],
         }
 
-    def _prediction(self, item: ReviewItem) -> dict[str, Any]:
+    def _prediction(self, item: ReviewItem, address: str) -> dict[str, Any]:
+        """Write a prediction for what is shown at the task's address."""
         score = item.confidence if math.isfinite(item.confidence) else None
-        shown = self._images.size_of(item.uri, item.width, item.height)
+        shown = size_at(address, item.width, item.height)
         found = regions(item.annotations, self._classes, (item.width, item.height), shown)
         return config.prediction(_text(item.caption), score, item.model_version, found)
 

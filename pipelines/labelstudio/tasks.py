@@ -24,12 +24,14 @@ class Task:
         image_id: its key.
         versions: the model versions of its predictions.
         predictions: how many predictions it has; more than versions if one is there twice.
+        image: address of the picture that it shows.
     """
 
     id: int
     image_id: str
     versions: frozenset[str]
     predictions: int
+    image: str
 
 
 class Tasks:
@@ -185,4 +187,5 @@ def _task(found: dict[str, Any]) -> Task:
         versions = versions.split(",")
     names = frozenset(version.strip() for version in versions if version)
     count = int(found.get("total_predictions") or 0)
-    return Task(int(found["id"]), str(found["data"]["image_id"]), names, count)
+    data = found["data"]
+    return Task(int(found["id"]), str(data["image_id"]), names, count, str(data.get("image")))

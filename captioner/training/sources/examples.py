@@ -184,7 +184,9 @@ def _name(label: Label) -> str:
 def _concatenated(
     first: tuple[_T, ...] | None, second: tuple[_T, ...] | None
 ) -> tuple[_T, ...] | None:
-    return second if first is None else first if second is None else first + second
+    if first is None or second is None:
+        return second if first is None else first
+    return tuple(dict.fromkeys(first + second))  # A line a caption may repeat the same boxes.
 
 
 def class_names(examples: Iterable[Example]) -> ClassNames:

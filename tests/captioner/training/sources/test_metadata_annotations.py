@@ -6,9 +6,8 @@ import pycocotools.mask
 import pytest
 from PIL import Image
 
-from captioner.annotations import Annotations, Box, Label, Mask
+from captioner.annotations import Annotations, Box, ClassNames, Label, Mask
 from captioner.training.sources import (
-    ClassNames,
     DataError,
     Example,
     MaskFile,
