@@ -46,7 +46,7 @@ $(SAMPLE)/metadata.jsonl: | $(VENV)/installed
 run: install $(SAMPLE)/metadata.jsonl ## the main job on a sample folder, with a review queue
 	@echo "starting Label Studio (the first time it is installed: some minutes)"
 	@$(MAKE) --silent labelstudio >/dev/null
-	@$(BIN)/captioner annotate --input $(SAMPLE) --output $(OUTPUT) --review_below 0.87 \
+	@$(BIN)/captioner annotate --input $(SAMPLE) --output $(OUTPUT) --review_below 0.86 \
 	    --label_studio_url "$$(cat $(RUN)/labelstudio/url)" \
 	    --label_studio_token_file $(RUN)/labelstudio/token \
 	    --label_studio_project "Captions to review"
