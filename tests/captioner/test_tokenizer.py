@@ -149,15 +149,22 @@ class TestTheEmbeddedModelsWords:
         assert numbers == [vocabulary[word] for word in expected.split()]
         assert said_again(tokenizer, caption) == expected
 
-    def test_they_are_of_one_language_without_a_name(self):
+    def test_they_are_english_and_chinese(self):
         with open(f"{embedded_path()}/tokenizer.json", encoding="utf-8") as file:
-            saved = json.loads(file.read())
-        saved["added_tokens"] = [t for t in saved["added_tokens"] if "start:" not in t["content"]]
-        tokenizer = CaptionTokenizer.from_json(json.dumps(saved))
-        assert tokenizer.languages == ()
-        assert tokenizer.start_of("") == tokenizer.start == 1
-        with pytest.raises(ValueError, match="language is 'en'; the only .* no name; leave it out"):
-            tokenizer.start_of("en")
+            tokenizer = CaptionTokenizer.from_json(file.read())
+        assert tokenizer.languages == ("en", "zh")
+        assert tokenizer.start_of("") == tokenizer.start_of("en") == tokenizer.start
+        assert tokenizer.start_of("zh") != tokenizer.start
+        assert said_again(tokenizer, "红色圆形") == "红色圆形"
+
+
+def test_words_of_one_language_need_no_name():
+    made = CaptionTokenizer.train(["a red star"])
+    tokenizer = CaptionTokenizer.from_json(made.to_json())
+    assert tokenizer.languages == ()
+    assert tokenizer.start_of("") == tokenizer.start == 1
+    with pytest.raises(ValueError, match="language is 'en'; the only .* no name; leave it out"):
+        tokenizer.start_of("en")
 
 
 @pytest.mark.parametrize("kind", ["word", "byte_pair"])
