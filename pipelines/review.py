@@ -49,7 +49,8 @@ def push_queue(
             review.label_studio_url or "", review.label_studio_project, token
         )
         items = review_items(output, model_id, decoding)
-        report = push(items, settings, classes=queue_classes(output, model_id, decoding))
+        classes = queue_classes(output, items, model_id, decoding)
+        report = push(items, settings, classes=classes)
     except LabelStudioError as error:
         return Pushed(error=redact(str(error)))
     failed = tuple((redact(uri), redact(why)) for uri, why in report.failed)

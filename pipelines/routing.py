@@ -5,6 +5,7 @@ a resumed run plans the same queue as an unbroken one.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -120,12 +121,19 @@ def review_items(
 
 
 def queue_classes(
-    output: Output, model_id: str | None = None, decoding: str | None = None
+    output: Output,
+    items: Iterable[ReviewItem],
+    model_id: str | None = None,
+    decoding: str | None = None,
 ) -> ClassNames:
-    """Return what labels, boxes and masks of the live queue may be, as its runs' manifests say.
+    """Return what labels, boxes and masks of the live queue may be.
+
+    Its runs' manifests say all that the model knows. Where one is missing, those that the items
+    have are better than none: what has no class in the project is not shown there.
 
     Args:
         output: the output.
+        items: of the queue.
         model_id: only this model's; all models' if None.
         decoding: only this decoding config's; all if None.
     """
@@ -136,12 +144,14 @@ def queue_classes(
         if model_id in (None, row["model_id"]) and decoding in (None, row["decoding"])
     }
     known = [output.read_manifest(run).get("classes", {}) for run in sorted(runs)]
-    return ClassNames(
-        **{
-            kind: tuple(dict.fromkeys(name for classes in known for name in classes.get(kind, ())))
-            for kind in _ANNOTATION_COLUMNS
-        }
-    )
+    names: dict[str, dict[str, None]] = {
+        kind: dict.fromkeys(name for classes in known for name in classes.get(kind, ()))
+        for kind in _ANNOTATION_COLUMNS
+    }
+    for item in items:
+        for kind, found in names.items():
+            found.update((one.name, None) for one in getattr(item.annotations, kind) or ())
+    return ClassNames(**{kind: tuple(found) for kind, found in names.items()})
 
 
 _ANNOTATION_COLUMNS = ("labels", "boxes", "masks")

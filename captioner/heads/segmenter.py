@@ -100,11 +100,15 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     known = masks != IGNORED_PIXEL
     entropy = functional.cross_entropy(logits, masks, ignore_index=IGNORED_PIXEL, reduction="sum")
     said = logits.softmax(1) * known.unsqueeze(1)
-    truth = functional.one_hot(masks.where(known, 0), logits.shape[1]).movedim(3, 1)
-    truth = truth * known.unsqueeze(1)
-    over = (0, 2, 3)
-    area = truth.sum(over)
-    dice = 2 * (said * truth).sum(over) / (said.sum(over) + area).clamp_min(1)
+    there = masks.where(known, 0)
+    right = said.gather(1, there.unsqueeze(1))  # 0 where it is unknown.
+    # Counted, for a map of each class by itself would take gigabytes where there are hundreds.
+    classes = logits.shape[1]
+    area = masks[known].bincount(minlength=classes)
+    # In float32 a sum of millions of pixels, one after the other, would stop growing.
+    overlap = right.new_zeros(classes, dtype=torch.float64)
+    overlap = overlap.index_add(0, there.flatten(), right.double().flatten()).float()
+    dice = 2 * overlap / (said.sum((0, 2, 3)) + area).clamp_min(1)
     shown = area > 0
     dice_loss = ((1 - dice) * shown).sum() / shown.sum().clamp_min(1)
     return entropy / known.sum().clamp_min(1) + dice_loss

@@ -297,9 +297,21 @@ def _check_tasks(options: TrainingOptions) -> None:
     if unknown := set(options.tasks) - set(HEADS):
         raise ValueError(f"tasks holds {min(unknown)!r}; use some of {', '.join(HEADS)}")
     default = TrainingOptions(data="", output="")
-    for name in ("gate", "task_config", "annotations", "validation_annotations"):
+    for name in ("gate", "annotations", "validation_annotations"):
         if not options.tasks and (value := getattr(options, name)) != getattr(default, name):
             raise ValueError(f"{name} is {value!r}, but there are no tasks; name some")
+    for name, value in asdict(options.task_config).items():
+        if not options.tasks and value != getattr(default.task_config, name):
+            raise ValueError(f"{name} is {value!r}, but there are no tasks; name some")
+    for task, name in (("labels", "label"), ("boxes", "box"), ("masks", "mask")):
+        weight = options.task_config.weights[task]
+        if task not in options.tasks and weight != default.task_config.weights[task]:
+            raise ValueError(f"{name}_weight is {weight}, but {task} are none of the tasks")
+    if options.task_config.turns == "alternating" and options.config.accumulate > 1:
+        raise ValueError(
+            f"turns is alternating, but accumulate is {options.config.accumulate}, which would add "
+            "up gradients of several tasks; use 1, or turns joint"
+        )
     if options.task_config.turns == options.config.schedule == "alternating":
         raise ValueError(
             "turns and schedule are both alternating: of some tasks the encoder would never learn; "

@@ -1,6 +1,5 @@
 """Images of examples: read, decoded and checked on threads, ahead of who wants them."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,10 +11,8 @@ from tqdm import tqdm
 
 from captioner.images import DecodedImage, ImageError, Limits, decode
 from captioner.training.sources import DataError, Example, load_annotations
-from captioner.training.sources.files import read
+from captioner.training.sources.files import read_patiently
 from schemas.uris import redact
-
-_PAUSE_SECONDS = 1.0
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,26 +33,16 @@ def load_decoded(
     Args:
         uri: of the image.
         draft_size: width and height that suffice, as of `captioner.images.decode`.
-        tries: how often it is read before it counts as lost: a training of days should not end
-            because a store once did not answer.
+        tries: how often it is read before it counts as lost.
 
     Raises:
         DataError: if it cannot be read or decoded.
     """
-    data = _read(uri, tries)
+    data = read_patiently(uri, Limits().max_bytes, tries)
     try:
         return decode(data, draft_size=draft_size)
     except ImageError as error:
         raise DataError(f"{redact(uri)} cannot be decoded: {error}") from error
-
-
-def _read(uri: str, tries: int) -> bytes:
-    for number in range(1, tries):
-        try:
-            return read(uri, Limits().max_bytes)
-        except DataError:
-            time.sleep(_PAUSE_SECONDS * number)
-    return read(uri, Limits().max_bytes)
 
 
 def check(examples: Sequence[Example], *, threads: int = 4) -> tuple[list[Example], dict[str, str]]:
@@ -70,7 +57,7 @@ def check(examples: Sequence[Example], *, threads: int = 4) -> tuple[list[Exampl
     def problem(example: Example) -> str | None:
         try:
             decoded = load_decoded(example.uri, draft_size=(1, 1), tries=1)
-            load_annotations(example, (decoded.height, decoded.width))
+            load_annotations(example, (decoded.height, decoded.width), tries=1)
         except DataError as error:
             return str(error)
         return None

@@ -13,7 +13,8 @@ def noisy(tokens: Tensor, share: float) -> Tensor:
 
     Args:
         tokens: read by teacher forcing, start first, [c x t]; the start stays.
-        share: of the words that are drawn anew, from the captions at hand.
+        share: of the words that are drawn anew, from the captions at hand; what a shorter one has
+            there is padding, which tells nothing.
     """
     if not share:
         return tokens

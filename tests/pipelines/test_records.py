@@ -11,7 +11,7 @@ from captioner.annotations import Annotations, Box, Label, Mask
 from captioner.contract import Caption, DecodingConfig
 from pipelines.config import AnnotateConfig
 from pipelines.listing import ImageRef
-from pipelines.records import Captioned, ImageFacts, caption_row
+from pipelines.records import Captioned, ImageFacts, annotations_of, caption_row
 from schemas.tables import CAPTIONS
 
 COLUMNS = ("labels", "boxes", "masks")
@@ -55,9 +55,12 @@ class TestCaptionRow:
         row = row_of(EVERYTHING)
         assert {name: row[name] for name in COLUMNS} == COLUMNS_OF_EVERYTHING
         assert dict(row["features"])["heads_disagree"] == 1.0
+        assert annotations_of(row) == EVERYTHING
 
     def test_without_heads_all_is_unknown(self):
-        assert [row_of(None)[name] for name in COLUMNS] == [None, None, None]
+        row = row_of(None)
+        assert [row[name] for name in COLUMNS] == [None, None, None]
+        assert annotations_of(row) == Annotations()
 
     def test_nothing_found_is_an_empty_list(self):
         assert [row_of(Annotations((), (), ()))[name] for name in COLUMNS] == [[], [], []]

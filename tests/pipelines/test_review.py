@@ -5,14 +5,16 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from captioner.annotations import Annotations, Box, ClassNames, Label
 from captioner.scenes import write_folder
 from pipelines.output import Output
-from pipelines.routing import ReviewPlan, plan_review, review_items
+from pipelines.routing import ReviewPlan, plan_review, queue_classes, review_items
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import annotate, rows, write_images
 from tests.pipelines.test_main_job import captioner
@@ -46,6 +48,21 @@ class TestPlan:
         assert len({item.image_id for item in review_items(output)}) == 20
         (deferred,) = [row for row in rows(output, "review") if row["reasons"] == ["deferred"]]
         assert deferred["uri"].endswith("/copy.png")
+
+    def test_classes_are_those_of_the_runs_and_of_what_was_found(self, output: Output):
+        plan_review(output, "fake@1", DECODING, 1.0)
+        items = review_items(output, "fake@1", DECODING)
+        (run_id,) = {row["run_id"] for row in rows(output, "review")}
+        manifest = output.read_manifest(run_id)
+        known = {"labels": ["red", "blue"], "boxes": [], "masks": []}
+        output.write_manifest(run_id, {**manifest, "classes": known})
+        assert queue_classes(output, items) == ClassNames(("red", "blue"))
+        found = Annotations(labels=(Label("red"),), boxes=(Box("dog", 0, 0, 1, 1),))
+        items[0] = replace(items[0], annotations=found)
+        assert queue_classes(output, items) == ClassNames(("red", "blue"), ("dog",))
+        output.write_manifest(run_id, manifest | {"classes": {}})
+        assert queue_classes(output, items) == ClassNames(("red",), ("dog",))
+        assert queue_classes(output, [], "another@1") == ClassNames()
 
     def test_the_same_captions_give_the_same_queue(self, output: Output, tmp_path: Path):
         plan_review(output, "fake@1", DECODING, 0.5)

@@ -3,6 +3,7 @@
 import os
 import re
 import threading
+import time
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ MAX_TEXT_BYTES = 1 << 30
 
 _WHOLE_PATHS = ("file", "memory", "gs", "s3")
 _VERSION_FIELDS = ("ETag", "etag", "generation", "CRC", "mtime", "created")
+_PAUSE_SECONDS = 1.0
 _archive_lock = threading.RLock()
 
 
@@ -126,6 +128,27 @@ def read(uri: str, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     if len(data) > max_bytes:
         raise DataError(f"{redact(uri)} is larger than {max_bytes:,} bytes, the most that is read")
     return data
+
+
+def read_patiently(uri: str, max_bytes: int, tries: int = 3) -> bytes:
+    """Read a file, again after a pause if that fails.
+
+    A training of days should not end because a store once did not answer.
+
+    Args:
+        uri: of the file.
+        max_bytes: most that it may have.
+        tries: how often it is read before it counts as lost.
+
+    Raises:
+        DataError: as ``read``.
+    """
+    for number in range(1, tries):
+        try:
+            return read(uri, max_bytes)
+        except DataError:
+            time.sleep(_PAUSE_SECONDS * number)
+    return read(uri, max_bytes)
 
 
 def start(uri: str, num_bytes: int) -> bytes:

@@ -22,12 +22,15 @@ _COLOURS = ("RGB", "RGBA", "P")
 _SHOWN = 8
 
 
-def load_annotations(example: Example, size: tuple[int, int] | None = None) -> Annotations | None:
+def load_annotations(
+    example: Example, size: tuple[int, int] | None = None, *, tries: int = 3
+) -> Annotations | None:
     """Return what is known of an image, its file of masks decoded.
 
     Args:
         example: the image.
         size: its height and width, upright, if they are known by now: boxes are clipped to it.
+        tries: how often a file of masks is read before it counts as lost.
 
     Raises:
         DataError: if a mask is not of the image's size, a box wholly outside it, or the file of
@@ -36,7 +39,7 @@ def load_annotations(example: Example, size: tuple[int, int] | None = None) -> A
     known, file = example.annotations, example.mask_file
     if file is not None:
         known = known or Annotations()
-        known = replace(known, masks=(*(known.masks or ()), *_masks(file)))
+        known = replace(known, masks=(*(known.masks or ()), *_masks(file, tries)))
     if known is None or size is None:
         return known
     where = f"the image {redact(example.uri)}"
@@ -48,8 +51,8 @@ def load_annotations(example: Example, size: tuple[int, int] | None = None) -> A
     return replace(known, boxes=tuple(clipped(box, size, where) for box in known.boxes))
 
 
-def _masks(file: MaskFile) -> tuple[Mask, ...]:
-    numbers = _numbers(file)
+def _masks(file: MaskFile, tries: int) -> tuple[Mask, ...]:
+    numbers = _numbers(file, tries)
     classes = dict(file.classes)
     pixels: dict[str, np.ndarray[Any, Any]] = {}
     for number in np.unique(numbers).tolist():
@@ -65,10 +68,10 @@ def _masks(file: MaskFile) -> tuple[Mask, ...]:
     return tuple(mask_from_pixels(name, here) for name, here in pixels.items())
 
 
-def _numbers(file: MaskFile) -> np.ndarray[Any, Any]:
+def _numbers(file: MaskFile, tries: int) -> np.ndarray[Any, Any]:
     """Return the number of each pixel, [height x width]."""
     limits, shown = Limits(), redact(file.uri)
-    data = files.read(file.uri, limits.max_bytes)
+    data = files.read_patiently(file.uri, limits.max_bytes, tries)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         _check(image, file, limits)

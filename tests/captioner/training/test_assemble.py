@@ -337,6 +337,20 @@ class TestTasks:
             ({"tasks": ("masks",)}, DataError, "the data has no masks in any of its images"),
             ({"tasks": ("labels",), "views": 2}, ValueError, "views is 2"),
             (
+                {"tasks": ("labels",), "task_config": TaskConfig(mask_weight=5.0)},
+                ValueError,
+                "mask_weight is 5.0, but masks are none of the tasks",
+            ),
+            (
+                {
+                    "tasks": ("labels",),
+                    "task_config": TaskConfig(turns="alternating"),
+                    "config": TrainingConfig(epochs=1, thaw="all", accumulate=2),
+                },
+                ValueError,
+                "turns is alternating, but accumulate is 2",
+            ),
+            (
                 {"data": "scenes:8", "tasks": ("labels",), "annotations": "x.json"},
                 ValueError,
                 "drawn scenes know no annotations",

@@ -12,6 +12,7 @@ from captioner.training.sources import (
     Example,
     MaskFile,
     class_names,
+    files,
     load_annotations,
     read_examples,
 )
@@ -221,6 +222,22 @@ class TestMaskFiles:
         example = self.example(content, width=3, height=2)
         with pytest.raises(DataError, match=said):
             load_annotations(example)
+
+    def test_a_file_that_a_store_gives_at_the_second_try(self, monkeypatch):
+        example, read_once, answers = self.example(image(self.NUMBERS)), files.read, [None]
+
+        def stumbling(uri, max_bytes):
+            if answers:
+                answers.pop()
+                raise DataError("no answer")
+            return read_once(uri, max_bytes)
+
+        monkeypatch.setattr(files, "_PAUSE_SECONDS", 0.0)
+        monkeypatch.setattr(files, "read", stumbling)
+        with pytest.raises(DataError, match="no answer"):
+            load_annotations(example, tries=1)
+        answers.append(None)
+        assert load_annotations(example).masks
 
     def test_a_file_with_more_pixels_than_are_read(self, monkeypatch):
         monkeypatch.setattr("captioner.images.Limits.__init__.__defaults__", (1 << 20, 5))
