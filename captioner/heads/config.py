@@ -114,7 +114,7 @@ class SegmenterConfig:
     Attributes:
         classes: of pixels; the background is none of them.
         gate: whether features pass through a learned map of attention.
-        width: channels of its decoder.
+        width: channels of its finest map; coarser ones have two and four times as many.
     """
 
     classes: tuple[str, ...]

@@ -1,5 +1,6 @@
 """The head that says what each pixel belongs to."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from captioner.heads.gate import gate_of
 from captioner.heads.layers import as_map, check_grid, convolution, joined
 
 IGNORED_PIXEL = 255
+_WIDEST = 4
+"""How many times as many channels as the finest map has one that is coarser, at most."""
 
 
 class Segmented(NamedTuple):
@@ -48,9 +51,11 @@ class AttentionSegmenter(nn.Module):
         self.stem = None if encoder.finer else convolution(3, config.width, 2)
         levels = encoder.finer or ((config.width, (size + 1) // 2),)
         self.sides = _sides(encoder.grid[0], [side for _, side in levels[::-1]])
-        self.enter = nn.Conv2d(encoder.feature_size, config.width, 1)
-        self.joins = nn.ModuleList(nn.Conv2d(c, config.width, 1) for c, _ in levels[::-1])
-        self.steps = nn.ModuleList(convolution(config.width, config.width) for _ in self.sides)
+        widths = _widths(config.width, len(self.sides))
+        at = dict(zip(self.sides, widths, strict=True))
+        self.enter = nn.Conv2d(encoder.feature_size, widths[0], 1)
+        self.joins = nn.ModuleList(nn.Conv2d(c, at[side], 1) for c, side in levels[::-1])
+        self.steps = nn.ModuleList(convolution(*ends) for ends in pairwise((*widths, config.width)))
         scale = -(-size // levels[0][1])
         self.classes = nn.ConvTranspose2d(
             config.width, 1 + len(config.classes), scale, stride=scale
@@ -70,6 +75,11 @@ class AttentionSegmenter(nn.Module):
             features = step(features)
         height, width = images.shape[2:]
         return Segmented(self.classes(features)[:, :, :height, :width], attention)
+
+
+def _widths(last: int, count: int) -> list[int]:
+    """Return the channels of so many maps, the coarsest first."""
+    return [last * min(_WIDEST, 2**n) for n in reversed(range(count))]
 
 
 def _sides(grid: int, levels: list[int]) -> list[int]:

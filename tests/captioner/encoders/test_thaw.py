@@ -7,7 +7,7 @@ from captioner.encoders import GridEncoder, GridEncoderConfig, ViTEncoder, ViTEn
 @pytest.fixture
 def encoder() -> ViTEncoder:
     config = ViTEncoderConfig(
-        image_size=16, patch_size=8, width=8, layers=3, heads=2, feedforward_size=8
+        image_size=16, patch_size=8, width=8, layers=3, heads=2, feedforward_size=8, stem="patches"
     )
     return ViTEncoder(config)
 

@@ -1,7 +1,10 @@
+from typing import get_args
+
 import pytest
 import torch
 
 from captioner.encoders import ViTEncoder, ViTEncoderConfig, positions
+from captioner.encoders.vit import Stem
 
 SMALL = {"image_size": 32, "patch_size": 8, "width": 16, "layers": 2, "heads": 2}
 
@@ -9,7 +12,7 @@ SMALL = {"image_size": 32, "patch_size": 8, "width": 16, "layers": 2, "heads": 2
 @pytest.fixture
 def encoder() -> ViTEncoder:
     torch.manual_seed(0)
-    return ViTEncoder(ViTEncoderConfig(**SMALL, feedforward_size=32)).eval()
+    return ViTEncoder(ViTEncoderConfig(**SMALL, feedforward_size=32, stem="patches")).eval()
 
 
 class TestViTEncoder:
@@ -27,7 +30,7 @@ class TestViTEncoder:
         """What comes out in a place depends most on what is seen there."""
         images = torch.rand(1, 3, 32, 32, requires_grad=True)
         encoder(images)[0, 6, 0].backward()  # Row 1 and column 2 of the 4 x 4 grid.
-        strength = images.grad.abs().sum((0, 1)).unfold(0, 8, 8).unfold(1, 8, 8).sum((2, 3))
+        strength = patches_of(images.grad)
         assert strength.flatten().argmax() == 6
         assert (strength > 0).all()
 
@@ -41,21 +44,71 @@ class TestViTEncoder:
             assert torch.equal(memory, encoder(images))
         assert finer == encoder.finer == ()
 
-    def test_it_trains_in_half_precision(self, encoder):
-        encoder.train()
+    @pytest.mark.parametrize("stem", get_args(Stem))
+    def test_it_trains_in_half_precision(self, stem):
+        encoder = ViTEncoder(ViTEncoderConfig(**SMALL, stem=stem)).train()
         with torch.autocast("cpu", torch.bfloat16):
             loss = encoder(torch.rand(2, 3, 32, 32)).square().mean()
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters())
 
 
+class TestConvolutions:
+    """The stem of 2106.14881: 3 x 3 convolutions that halve the sides, then one to the width."""
+
+    @pytest.mark.parametrize(
+        ("patch_size", "image_size", "finer", "last"),
+        [
+            (8, 32, ((2, 16), (4, 8)), 1),
+            (12, 24, ((2, 12), (4, 6)), 3),
+            (5, 20, (), 5),
+            (32, 64, ((2, 32), (4, 16), (8, 8), (16, 4)), 2),
+        ],
+    )
+    def test_they_end_in_one_position_a_patch(self, patch_size, image_size, finer, last):
+        sizes = {"patch_size": patch_size, "image_size": image_size}
+        encoder = ViTEncoder(ViTEncoderConfig(**{**SMALL, **sizes})).eval()
+        images = torch.rand(1, 3, image_size, image_size)
+        with torch.no_grad():
+            memory, maps = encoder.see(images)
+        assert memory.shape == (1, (image_size // patch_size) ** 2, encoder.feature_size)
+        assert encoder.finer == finer == tuple((m.shape[1], m.shape[2]) for m in maps)
+        assert encoder.patches.kernel_size == encoder.patches.stride == (last, last)
+
+    def test_layers_go_upwards(self):
+        encoder = ViTEncoder(ViTEncoderConfig(**SMALL))
+        assert encoder.layers() == [*encoder.stem, encoder.patches, *encoder.blocks]
+        assert len(encoder.stem) == 3
+
+    def test_a_position_sees_all_of_the_picture(self):
+        encoder = ViTEncoder(ViTEncoderConfig(**SMALL)).eval()
+        images = torch.rand(1, 3, 32, 32, requires_grad=True)
+        encoder(images)[0, 6, 0].backward()
+        assert (patches_of(images.grad) > 0).all()
+
+
+def test_half_precision_changes_no_gradient_much():
+    """On a CPU another kernel of attention makes the gradients than in full precision."""
+    torch.manual_seed(0)
+    encoder, images = ViTEncoder(ViTEncoderConfig(**SMALL)).eval(), torch.rand(4, 3, 32, 32)
+    found = []
+    for half in (False, True):
+        encoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = encoder(images)[:, :, :16].square().mean()
+        loss.backward()
+        found.append(torch.cat([p.grad.flatten() for p in encoder.blocks.parameters()]))
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.99
+
+
 class TestViTEncoderConfig:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"image_size": 100}, "image_size is 100; use a multiple of 12"),
+            ({"image_size": 100}, "image_size is 100; use a multiple of 16"),
             ({"patch_size": 0}, "patch_size is 0"),
             ({"patch_size": 1}, "more than 64 x 64 positions"),
+            ({"stem": "tokens"}, "stem is 'tokens'; use one of convolutions, patches"),
             ({"heads": 5}, "width is 192; use a multiple of the 5 heads"),
             ({"layers": 0}, "layers is 0"),
             ({"feedforward_size": 0}, "feedforward_size is 0"),
@@ -65,6 +118,11 @@ class TestViTEncoderConfig:
     def test_what_does_not_fit_is_refused(self, changes, message):
         with pytest.raises(ValueError, match=message):
             ViTEncoderConfig(**changes)
+
+
+def patches_of(gradient: torch.Tensor) -> torch.Tensor:
+    """How much each patch of 8 x 8 pixels matters, [4 x 4]."""
+    return gradient.abs().sum((0, 1)).unfold(0, 8, 8).unfold(1, 8, 8).sum((2, 3))
 
 
 def paper(encoder: ViTEncoder, image: torch.Tensor) -> torch.Tensor:

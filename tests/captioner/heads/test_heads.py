@@ -56,7 +56,21 @@ def vit() -> Encoder:
     """Its grid of 3 is doubled twice, and is then brought to the 18 of half a picture."""
     return ViTEncoder(
         ViTEncoderConfig(
-            image_size=36, patch_size=12, width=16, layers=1, heads=2, feedforward_size=16
+            image_size=36,
+            patch_size=12,
+            stem="patches",
+            width=16,
+            layers=1,
+            heads=2,
+            feedforward_size=16,
+        )
+    )
+
+
+def convolving_vit() -> Encoder:
+    return ViTEncoder(
+        ViTEncoderConfig(
+            image_size=32, patch_size=8, width=16, layers=1, heads=2, feedforward_size=16
         )
     )
 
@@ -89,14 +103,14 @@ def known(heads: Heads) -> HeadTargets:
 
 
 @pytest.mark.parametrize("gate", [True, False])
-@pytest.mark.parametrize("make", [grid, coarse_grid, vit])
+@pytest.mark.parametrize("make", [grid, coarse_grid, vit, convolving_vit])
 class TestOnEveryEncoder:
     def test_shapes_and_maps(self, make, gate):
         encoder = make()
         heads = heads_of(encoder, gate)
         labels, boxes, masks = said(heads, encoder, pictures(encoder))
         side, count = encoder.config.image_size, encoder.grid[0] * encoder.grid[1]
-        cells = 8 * 8 if make is grid else count  # One step finer than 4 x 4.
+        cells = 8 * 8 if encoder.finer else count  # One step finer than 4 x 4.
         assert labels.logits.shape == (2, 2)
         assert boxes.logits.shape == (2, cells * 9, 2)
         assert boxes.offsets.shape == (2, cells * 9, 4)
