@@ -50,6 +50,7 @@ setup(
     package_data={"captioner": ["data/embedded/*"]},
     install_requires=[
         "ImageHash>=4.3,<5",
+        "MAPIE>=1.6,<2",
         "apache-beam[gcp]>=2.77,<3",
         "fsspec>=2026.1",
         "httpx>=0.27,<1",
@@ -59,6 +60,8 @@ setup(
         "pyarrow>=20",
         "pycocotools>=2.0.8,<3",
         "safetensors>=0.5,<1",
+        "scikit-learn>=1.7,<2",
+        "scipy>=1.14,<2",
         "tokenizers>=0.22",
         "torch>=2.10,<3",
         "tqdm>=4.66,<5",
