@@ -55,6 +55,7 @@ setup(
         "fsspec>=2026.1",
         "httpx>=0.27,<1",
         "label-studio-sdk>=2.1,<3",
+        "matplotlib>=3.9,<4",
         "numpy>=2.2,<3",
         "pillow>=12,<13",
         "pyarrow>=20",
