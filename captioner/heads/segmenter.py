@@ -97,31 +97,34 @@ def _sides(grid: int, levels: list[int]) -> list[int]:
 def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
     """Cross-entropy of each pixel, and one less the overlap of each class.
 
-    The overlap is that of 1606.04797, section 3, without its squares.
+    Pixels of a class that covers a share a of the batch count as 1 / sqrt(a): where all count the
+    same, it is the background that is learned, and one class after the other long after it. The
+    overlap is that of 1606.04797, section 3, without its squares.
 
     Args:
         logits: [b x (1 + classes) x h x w].
         masks: the class of each pixel, 0 for the background, 255 where it is unknown, [b x h x w].
 
     Returns:
-        The mean over pixels, and that over the classes that the batch shows.
+        The weighted mean over pixels, and that over the classes that the batch shows.
     """
-    logits = logits.float()
-    known = masks != IGNORED_PIXEL
-    entropy = functional.cross_entropy(logits, masks, ignore_index=IGNORED_PIXEL, reduction="sum")
-    said = logits.softmax(1) * known.unsqueeze(1)
-    there = masks.where(known, 0)
-    right = said.gather(1, there.unsqueeze(1))  # 0 where it is unknown.
-    # Counted, for a map of each class by itself would take gigabytes where there are hundreds.
     classes = logits.shape[1]
+    known = masks != IGNORED_PIXEL
+    there = masks.where(known, 0).unsqueeze(1)
+    logprobs = logits.float().log_softmax(1)
+    right = logprobs.gather(1, there).squeeze(1) * known
+    # Counted, for a map of each class by itself would take gigabytes where there are hundreds.
     area = masks[known].bincount(minlength=classes)
+    shown = area > 0
+    weights = torch.where(shown, area.clamp_min(1).float().rsqrt(), 0)
+    entropy = -(right * weights[there.squeeze(1)]).sum() / (weights * area).sum().clamp_min(1)
     # In float32 a sum of millions of pixels, one after the other, would stop growing.
     overlap = right.new_zeros(classes, dtype=torch.float64)
-    overlap = overlap.index_add(0, there.flatten(), right.double().flatten()).float()
-    dice = 2 * overlap / (said.sum((0, 2, 3)) + area).clamp_min(1)
-    shown = area > 0
-    dice_loss = ((1 - dice) * shown).sum() / shown.sum().clamp_min(1)
-    return entropy / known.sum().clamp_min(1) + dice_loss
+    chances = (right.exp() * known).flatten().double()
+    overlap = overlap.index_add(0, there.flatten(), chances).float()
+    said = (logprobs.exp() * known.unsqueeze(1)).sum((0, 2, 3))
+    dice_loss = (1 - 2 * overlap / (said + area).clamp_min(1)) * shown
+    return entropy + dice_loss.sum() / shown.sum().clamp_min(1)
 
 
 @torch.no_grad()

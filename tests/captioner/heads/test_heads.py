@@ -282,7 +282,9 @@ class TestLosses:
         p = torch.tensor([[0.7, 0.2, 0.1], [0.5, 0.4, 0.1], [0.3, 0.6, 0.1], [0.1, 0.1, 0.8]])
         logits = p.log().T.reshape(1, 3, 2, 2)
         masks = torch.tensor([[[0, 0], [1, 255]]])
-        entropy = -(math.log(0.7) + math.log(0.5) + math.log(0.6)) / 3
+        weights = 2**-0.5, 2**-0.5, 1.0  # The first class has two pixels, the second one.
+        logs = (weight * math.log(q) for weight, q in zip(weights, (0.7, 0.5, 0.6), strict=True))
+        entropy = -sum(logs) / sum(weights)
         dice = 2 * 1.2 / (1.5 + 2), 2 * 0.6 / (1.2 + 1)
         by_hand = entropy + 1 - sum(dice) / 2
         assert mask_loss(logits, masks).item() == pytest.approx(by_hand, rel=1e-5)
