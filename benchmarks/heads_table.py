@@ -9,17 +9,16 @@ an encoder of its own.
 """
 
 import argparse
-import time
 from pathlib import Path
 from statistics import fmean
 
+from heads_accuracy import heads_cost
 from training_runs import LSTM_ATTENDS, machine, trained
 
 from captioner.checkpoint import load
 from captioner.evaluation.heads import score_heads_on_scenes
 from captioner.evaluation.scenes import score_on_scenes
-from captioner.model import AttentionCaptioner
-from captioner.scenes import TEST, render, samples
+from captioner.scenes import TEST
 
 _ALL = ("--tasks", "labels", "boxes", "masks")
 _ALONE = ("--caption_weight", "0", "--tasks")
@@ -80,23 +79,6 @@ def _scores(
         if "--caption_weight" not in flags and seed == 0:
             print(f"{name}: heads cost {heads_cost(captioner):.1%} of the captioner's time")
     return scores
-
-
-def heads_cost(captioner: AttentionCaptioner, count: int = 256, rounds: int = 5) -> float:
-    """Return by what share captions take longer with heads than without; the median of rounds."""
-    images = [captioner.prepare(render(scene)) for scene in samples(TEST, count)]
-    heads, ratios = captioner.model.heads, []
-    for _ in range(rounds):
-        seconds = {}
-        for kind in (heads, None):
-            captioner.model.heads = kind
-            began = time.perf_counter()
-            for start in range(0, count, 64):
-                captioner.caption(images[start : start + 64])
-            seconds[kind is None] = time.perf_counter() - began
-        ratios.append(seconds[False] / seconds[True] - 1)
-    captioner.model.heads = heads
-    return sorted(ratios)[rounds // 2]
 
 
 def _cell(found: list[dict[str, float]], column: str) -> str:
