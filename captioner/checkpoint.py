@@ -1,8 +1,11 @@
-"""Checkpoints: a folder of config.json, model.safetensors and tokenizer.json, anywhere."""
+"""Checkpoints: a folder of config.json, model.safetensors and tokenizer.json, anywhere.
+
+A model may have statistics.safetensors besides: what its encoder saw of training images.
+"""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, asdict, fields
 from pathlib import Path
@@ -21,15 +24,17 @@ from captioner.devices import choose_device
 from captioner.encoders import ENCODERS
 from captioner.heads import HEADS, HeadsConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
+from captioner.statistics import FeatureStatistics
 from captioner.tokenizer import CaptionTokenizer
 from schemas.uris import redact
 
 FORMAT_VERSION = 1
 ARCHITECTURE = "attention-captioner"
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+STATISTICS = "statistics.safetensors"
 CARD = "README.md"
 
-_MAX_BYTES = {CONFIG: 1 << 20, WEIGHTS: 8 << 30, TOKENIZER: 64 << 20}
+_MAX_BYTES = {CONFIG: 1 << 20, WEIGHTS: 8 << 30, TOKENIZER: 64 << 20, STATISTICS: 64 << 20}
 
 _MARGIN = 100
 """Weights that a model may make and throw away again while it is built."""
@@ -49,7 +54,10 @@ def embedded_path() -> str:
 
 
 def load(
-    path: str, device: str = "auto", decoding: DecodingConfig | None = None
+    path: str,
+    device: str = "auto",
+    decoding: DecodingConfig | None = None,
+    extras: Sequence[str] = (),
 ) -> AttentionCaptioner:
     """Load a captioner.
 
@@ -57,12 +65,15 @@ def load(
         path: the checkpoint's folder, local or on any file system that fsspec knows.
         device: ``auto`` takes cuda, then mps, then cpu; or a device by name.
         decoding: how captions are made; greedy by default.
+        extras: features, of ``EXTRAS``, that are to be computed besides those that cost little.
 
     Raises:
         CheckpointError: if something is missing, broken, too large, or of another version.
+        ModelLoadError: if captions in that way, or those features, are beyond the model.
     """
     where = choose_device(device)
     config_bytes, weights, words = (_read(path, name) for name in (CONFIG, WEIGHTS, TOKENIZER))
+    known = _read_if_there(path, STATISTICS)
     path = redact(path)  # From here on it is only shown.
     config = _parse_config(config_bytes, path)
     tokenizer = _parse_tokenizer(words, path)
@@ -72,25 +83,34 @@ def load(
             f"{config.decoder.vocabulary_size}; use the files of one checkpoint"
         )
     model = _build(config, weights, path)
+    statistics = None if known is None else _parse_statistics(known, model, path)
     if where.type == "cuda":  # Promise 5: float32 means float32.
         torch.backends.cuda.matmul.allow_tf32 = False
         torch.backends.cudnn.allow_tf32 = False
     return AttentionCaptioner(
         model,
         tokenizer,
-        model_id=_model_id(config, weights, words),
+        model_id=_model_id(config, weights, words, known),
         decoding=decoding,
         device=where,
+        statistics=statistics,
+        extras=extras,
     )
 
 
-def save(model: CaptionModel, tokenizer: CaptionTokenizer, path: str) -> None:
-    """Write a checkpoint's folder.
+def save(
+    model: CaptionModel,
+    tokenizer: CaptionTokenizer,
+    path: str,
+    statistics: FeatureStatistics | None = None,
+) -> None:
+    """Write a checkpoint's folder; statistics of another model that lie there go.
 
     Args:
         model: what was trained.
         tokenizer: its words.
         path: the folder, local or on any file system that fsspec knows; made where missing.
+        statistics: of the features of its training images.
     """
     files = {
         CONFIG: json.dumps(_content(model.config), sort_keys=True, indent=2).encode() + b"\n",
@@ -101,10 +121,37 @@ def save(model: CaptionModel, tokenizer: CaptionTokenizer, path: str) -> None:
     fs.makedirs(folder, exist_ok=True)
     for name, data in files.items():
         fs.pipe_file(f"{folder.rstrip('/')}/{name}", data)
+    if statistics is not None:
+        put_statistics(path, statistics)
+    elif fs.exists(old := f"{folder.rstrip('/')}/{STATISTICS}"):
+        fs.rm_file(old)
+
+
+def put_statistics(path: str, statistics: FeatureStatistics) -> None:
+    """Put statistics into a checkpoint's folder, whole or not at all; its model id is another then.
+
+    Args:
+        path: the folder, local or on any file system that fsspec knows.
+        statistics: of the features of its training images.
+    """
+    fs, folder = fsspec.core.url_to_fs(path)
+    new = f"{folder.rstrip('/')}/{STATISTICS}.new"
+    fs.pipe_file(new, statistics.to_bytes())
+    fs.mv(new, f"{folder.rstrip('/')}/{STATISTICS}")
 
 
 def _read(path: str, name: str) -> bytes:
     """Read one file of a checkpoint, if it is no larger than such a file may be."""
+    data = _read_if_there(path, name)
+    if data is None:
+        raise CheckpointError(
+            f"{redact(path)}: there is no {name}; name a folder with {CONFIG}, {WEIGHTS} and "
+            f"{TOKENIZER}"
+        )
+    return data
+
+
+def _read_if_there(path: str, name: str) -> bytes | None:
     shown = redact(path)
     try:
         fs, folder = fsspec.core.url_to_fs(path)
@@ -118,10 +165,8 @@ def _read(path: str, name: str) -> bytes:
         data = fs.cat_file(file)
     except CheckpointError:
         raise
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{shown}: there is no {name}; name a folder with {CONFIG}, {WEIGHTS} and {TOKENIZER}"
-        ) from error
+    except FileNotFoundError:
+        return None
     except Exception as error:  # Each file system raises its own kinds.
         raise CheckpointError(
             f"{shown}: {name} cannot be read ({type(error).__name__}: {redact(str(error))}); "
@@ -226,6 +271,23 @@ def _parse_tokenizer(data: bytes, path: str) -> CaptionTokenizer:
         ) from error
 
 
+def _parse_statistics(data: bytes, model: CaptionModel, path: str) -> FeatureStatistics:
+    try:
+        statistics = FeatureStatistics.parse(data)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: {STATISTICS} cannot be used: {error}; make it anew with captioner statistics"
+        ) from error
+    encoder = model.encoder
+    if not statistics.fits(encoder.feature_size, encoder.place_size):
+        raise CheckpointError(
+            f"{path}: {STATISTICS} is of {len(statistics.mean)} features a position, but the "
+            f"encoder gives {encoder.feature_size - encoder.place_size}; use the files of one "
+            "checkpoint"
+        )
+    return statistics
+
+
 def _build(config: ModelConfig, data: bytes, path: str) -> CaptionModel:
     try:
         weights = safetensors.torch.load(data)
@@ -307,11 +369,12 @@ def _part(kinds: Mapping[str, type[Any]], config: Any) -> dict[str, Any]:
     return {"kind": kind, **values}
 
 
-def _model_id(config: ModelConfig, weights: bytes, words: bytes) -> str:
+def _model_id(config: ModelConfig, weights: bytes, words: bytes, statistics: bytes | None) -> str:
     """Name and hash; each part is preceded by its length, so that no two models share one."""
     digest = hashlib.sha256()
     content = json.dumps(_content(config), sort_keys=True, separators=(",", ":"))
-    for part in (weights, content.encode(), words):
+    parts = (weights, content.encode(), words)
+    for part in parts if statistics is None else (*parts, statistics):
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return f"{config.name}@{digest.hexdigest()[:12]}"

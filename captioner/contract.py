@@ -17,6 +17,8 @@ EMBEDDED = "embedded"
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 STRATEGIES = ("greedy", "beam", "sample")
+EXTRAS = ("image_information", "rescored_logprob_mean")
+"""Features that cost a pass of the decoder each, and are computed only where they are asked for."""
 LANGUAGE_NAME = re.compile("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}")
 """What a language is called: ``zh``, or ``zh-Hans``."""
 
@@ -186,6 +188,10 @@ class Captioner(Protocol):
     @property
     def classes(self) -> ClassNames:
         """What labels, boxes and masks it may find besides captions; none without heads."""
+
+    @property
+    def fills(self) -> tuple[str, ...]:
+        """Columns and features that it fills in every row, of those that not all models fill."""
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """From what a user names to a captioner that is ready."""
 
 import json
+from collections.abc import Sequence
 
 import fsspec
 
@@ -9,7 +10,12 @@ from captioner.contract import EMBEDDED, Captioner, DecodingConfig, ModelLoadErr
 from schemas.uris import redact
 
 
-def load(name: str, device: str = "auto", decoding: DecodingConfig | None = None) -> Captioner:
+def load(
+    name: str,
+    device: str = "auto",
+    decoding: DecodingConfig | None = None,
+    extras: Sequence[str] = (),
+) -> Captioner:
     """Load a captioner.
 
     Args:
@@ -17,16 +23,22 @@ def load(name: str, device: str = "auto", decoding: DecodingConfig | None = None
             ``transformers``; or the name of a model on the Hugging Face hub.
         device: auto, cpu, cuda or mps.
         decoding: how captions are made; greedy unless told otherwise.
+        extras: features, of ``EXTRAS``, that are to be computed besides those that cost little.
 
     Raises:
-        ModelLoadError: if there is no such model, or it cannot be used.
+        ModelLoadError: if there is no such model, or it cannot be used, or cannot compute those.
     """
     decoding = decoding or DecodingConfig()
     if name == EMBEDDED:
-        return checkpoint.load(checkpoint.embedded_path(), device, decoding)
+        return checkpoint.load(checkpoint.embedded_path(), device, decoding, extras)
     config = _folder_config(name)
     if config is not None and "format_version" in config:
-        return checkpoint.load(name, device, decoding)
+        return checkpoint.load(name, device, decoding, extras)
+    if extras:
+        raise ModelLoadError(
+            f"{extras[0]} is asked for, but models of Hugging Face run through their own generate "
+            "and cannot tell it; leave it out"
+        )
     return huggingface.load(name, device, decoding)
 
 

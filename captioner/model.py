@@ -17,12 +17,20 @@ from torch import Tensor, nn
 
 from captioner.agreement import heads_disagree
 from captioner.annotations import Annotations, ClassNames
-from captioner.contract import Caption, DecodingConfig, Geometry, ModelLoadError, Prepared
+from captioner.contract import (
+    EXTRAS,
+    Caption,
+    DecodingConfig,
+    Geometry,
+    ModelLoadError,
+    Prepared,
+)
 from captioner.decoders import DecoderConfig, decoder_of
-from captioner.decoding import Decoded, Words, decode
+from captioner.decoding import Decoded, Words, decode, features, rescore
 from captioner.encoders import encoder_of
 from captioner.encoders.base import Seen
 from captioner.heads import HeadOutputs, Heads, HeadsConfig
+from captioner.statistics import FeatureStatistics
 from captioner.tokenizer import CaptionTokenizer
 
 logger = logging.getLogger(__name__)
@@ -172,6 +180,8 @@ class AttentionCaptioner:
         model_id: str,
         decoding: DecodingConfig | None = None,
         device: torch.device | str = "cpu",
+        statistics: FeatureStatistics | None = None,
+        extras: Sequence[str] = (),
     ) -> None:
         """Make a model ready to caption.
 
@@ -181,11 +191,17 @@ class AttentionCaptioner:
             model_id: name and hash.
             decoding: how captions are made; greedy by default.
             device: where it runs.
+            statistics: of the features of training images; without them it cannot tell how far
+                an image is from those.
+            extras: features, of ``EXTRAS``, that are to be computed besides those that cost little.
 
         Raises:
-            ModelLoadError: if it does not know the language that is asked for.
+            ModelLoadError: if it does not know the language that is asked for, or cannot compute
+                a feature.
         """
         self._model_id = model_id
+        self._statistics = statistics
+        self._extras = self._checked(extras)
         self._decoding = decoding or DecodingConfig()
         self._device = torch.device(device)
         self.tokenizer = tokenizer
@@ -203,6 +219,17 @@ class AttentionCaptioner:
         self.model = model.to(self._device, _DTYPES[self._decoding.precision])
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval()
+
+    def _checked(self, extras: Sequence[str]) -> tuple[str, ...]:
+        for name in extras:
+            if name not in EXTRAS:
+                raise ModelLoadError(f"{name!r} cannot be asked for; use {' or '.join(EXTRAS)}")
+        if "image_information" in extras and self._statistics is None:
+            raise ModelLoadError(
+                f"model {self._model_id} has no statistics of its training images, which "
+                "image_information needs; add them with captioner statistics, or leave it out"
+            )
+        return tuple(name for name in EXTRAS if name in extras)
 
     def _forbidden(self) -> tuple[tuple[int, ...], ...]:
         """Return what no caption may hold: what is no word, and what was asked for."""
@@ -240,6 +267,14 @@ class AttentionCaptioner:
         return ClassNames(*(() if part is None else part.classes for part in parts))
 
     @property
+    def fills(self) -> tuple[str, ...]:
+        """Columns and features that it fills in every row, of those that not all models fill."""
+        found = [name for name, classes in vars(self.classes).items() if classes]
+        if self._statistics is not None:
+            found.append("feature_distance")
+        return (*found, *self._extras)
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Width and height that ``prepare`` brings images to."""
         side = self.model.config.encoder.image_size
@@ -262,7 +297,8 @@ class AttentionCaptioner:
         decoded = decode(decoder, memory, self._decoding, self._words, seeds)
         places = memory[:, :, -self.model.encoder.place_size :].float().cpu()
         found = self._found(said, [item.geometry for item in batch])
-        return [self._finish(*item) for item in zip(decoded, places, found, strict=True)]
+        told = self._told(memory, decoded)
+        return [self._finish(*item) for item in zip(decoded, places, found, told, strict=True)]
 
     @torch.inference_mode()
     def find(
@@ -311,7 +347,29 @@ class AttentionCaptioner:
             return [None] * len(geometries)
         return self.model.heads.annotations(said, geometries)
 
-    def _finish(self, decoded: Decoded, places: Tensor, found: Annotations | None) -> Caption:
+    def _told(self, memory: Tensor, decoded: Sequence[Decoded]) -> list[dict[str, float]]:
+        """Return the features for which a caption's own figures are not enough."""
+        told: dict[str, Sequence[float]] = {}
+        captions = [caption.tokens for caption in decoded]
+        if self._statistics is not None:
+            told["feature_distance"] = self._statistics.distance(memory).tolist()
+        if "image_information" in self._extras and self._statistics is not None:
+            mean = self._statistics.memory.to(memory.device, memory.dtype).unsqueeze(0)
+            without = rescore(self.model.decoder, mean, captions, self._words)
+            given = [math.fsum(caption.logprobs) for caption in decoded]
+            told["image_information"] = [a - b for a, b in zip(given, without, strict=True)]
+        if "rescored_logprob_mean" in self._extras:
+            totals = rescore(self.model.decoder, memory, captions, self._words)
+            told["rescored_logprob_mean"] = [
+                total / len(caption) for total, caption in zip(totals, captions, strict=True)
+            ]
+        return [
+            {name: values[row] for name, values in told.items()} for row in range(len(captions))
+        ]
+
+    def _finish(
+        self, decoded: Decoded, places: Tensor, found: Annotations | None, told: dict[str, float]
+    ) -> Caption:
         tokens = self._spelt(decoded.tokens)
         text = self.tokenizer.text(tokens)
         attention = None
@@ -326,7 +384,7 @@ class AttentionCaptioner:
                 for other, logprob in decoded.n_best
             ),
             attention=attention,
-            features=features(decoded) | self._agreement(text, found),
+            features=features(decoded, self._words.end) | told | self._agreement(text, found),
             annotations=found,
         )
 
@@ -343,26 +401,3 @@ class AttentionCaptioner:
 def _seed(pixels: npt.NDArray[np.uint8]) -> int:
     """Return a number of an image's own, whatever batch it is in."""
     return int.from_bytes(hashlib.sha256(pixels.tobytes()).digest()[:8], "little")
-
-
-def features(decoded: Decoded) -> dict[str, float]:
-    """What confidence may be computed from, named as in ``schemas.tables.FEATURES``."""
-    total, count = math.fsum(decoded.logprobs), len(decoded.logprobs)
-    found = {
-        "logprob_mean": total / count,
-        "logprob_min": min(decoded.logprobs),
-        "logprob_sum": total,
-        "num_tokens": float(count),
-        "entropy_mean": math.fsum(decoded.entropies) / count,
-        "entropy_max": max(decoded.entropies),
-        "margin_min": min(decoded.margins),
-        "eos_probability": decoded.end_probability,
-    }
-    if decoded.attention:
-        weights = torch.stack(decoded.attention)  # (tokens, positions)
-        entropy = -torch.special.xlogy(weights, weights).sum(1).mean()
-        # Each position's even share of all the attention is tokens / positions.
-        covered = weights.sum(0) >= weights.shape[0] / weights.shape[1]
-        found["attention_entropy"] = float(entropy)
-        found["attention_coverage"] = float(covered.float().mean())
-    return found

@@ -8,5 +8,7 @@ a caption like any other.
 
 from captioner.decoding.captions import Decoded, Words
 from captioner.decoding.engine import decode
+from captioner.decoding.features import features
+from captioner.decoding.rescoring import rescore
 
-__all__ = ["Decoded", "Words", "decode"]
+__all__ = ["Decoded", "Words", "decode", "features", "rescore"]

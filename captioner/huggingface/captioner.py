@@ -15,9 +15,8 @@ from PIL import Image
 
 from captioner.annotations import ClassNames
 from captioner.contract import Caption, DecodingConfig, Prepared
-from captioner.decoding import Decoded
+from captioner.decoding import Decoded, features
 from captioner.huggingface.view import View
-from captioner.model import features
 
 END = "<end>"
 """Stands for the end-of-sequence token, as the contract asks."""
@@ -53,6 +52,11 @@ class HuggingFaceCaptioner:
     def classes(self) -> ClassNames:
         """Nothing: these models write captions only."""
         return ClassNames()
+
+    @property
+    def fills(self) -> tuple[str, ...]:
+        """Nothing that not all models fill."""
+        return ()
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,13 +24,14 @@ from captioner.training.augment import UNCHANGED, AugmentConfig, Pixels
 from captioner.training.batch import Batches
 from captioner.training.captions import LoaderConfig
 from captioner.training.config import TrainingConfig
-from captioner.training.features import ViewConfig, cache_features
-from captioner.training.images import load_image
+from captioner.training.features import FeatureCache, ViewConfig, cache_features
+from captioner.training.images import in_order, load_image
 from captioner.training.loader import ExampleLoader, FeatureLoader
 from captioner.training.loop import Objective
 from captioner.training.material import PICTURES
 from captioner.training.objective import CaptionObjective
 from captioner.training.sources import Example, class_names
+from captioner.training.statistics import encoded, evenly
 from captioner.training.tasks import TaskConfig, TaskObjective
 
 _ENOUGH_FOR_CIDER = 10
@@ -151,6 +154,9 @@ class ExampleMaterial:
         )
 
     def _seen(self, model: CaptionModel) -> FeatureLoader:
+        return FeatureLoader(self._cached(model), self.examples, self.tokenizer, self._loader)
+
+    def _cached(self, model: CaptionModel) -> FeatureCache:
         size, device = model.config.encoder.image_size, next(model.parameters()).device
         half = self.config.precision == "bfloat16"
 
@@ -159,7 +165,7 @@ class ExampleMaterial:
                 return model.encode(torch.from_numpy(pixels).to(device))
 
         model.eval()
-        features = cache_features(
+        return cache_features(
             self.cache,
             self.examples,
             encode,
@@ -168,7 +174,6 @@ class ExampleMaterial:
             config=self._views,
             threads=self.threads,
         )
-        return FeatureLoader(features, self.examples, self.tokenizer, self._loader)
 
     def objective(self, model: CaptionModel) -> Objective:
         """Return the losses of captions, of attention where it is asked for, and of heads."""
@@ -198,6 +203,24 @@ class ExampleMaterial:
             heads = score_heads_on_examples(captioner, self.validation, threads=self.threads)
             found |= {name: 100 * value for name, value in heads.headline().items()}
         return found
+
+    def memories(self, model: CaptionModel) -> Iterator[Tensor]:
+        """Read what a frozen encoder saw, which is on disk, or encode images."""
+        numbers = evenly(len(self.examples))
+        if self.views and self.config.thaw == "none":
+            cache = self._cached(model)
+            for number in numbers:  # The first view is plain.
+                plain = cache.features[number * cache.views].astype(np.float32)
+                yield torch.from_numpy(plain).unsqueeze(0)
+            return
+        size = model.config.encoder.image_size
+
+        def pixels(number: int) -> Pixels:
+            return prepare(load_image(self.examples[number].uri), size).pixels
+
+        ahead = 16 * self.threads
+        with closing(in_order(pixels, numbers, threads=self.threads, ahead=ahead)) as loaded:
+            yield from encoded(model, loaded)
 
     def pictures(self) -> Sequence[Image.Image]:
         """Return the first images that are scored on."""

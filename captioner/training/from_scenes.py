@@ -1,11 +1,12 @@
 """Training on drawn scenes, of which everything is known."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from PIL import Image
+from torch import Tensor
 
 from captioner.annotations import ClassNames
 from captioner.contract import Captioner
@@ -21,9 +22,11 @@ from captioner.training.material import PICTURES
 from captioner.training.objective import CaptionObjective, SceneObjective
 from captioner.training.scenes import (
     SceneBatches,
+    SceneData,
     render_scenes,
     scene_tokenizer,
 )
+from captioner.training.statistics import MOST_IMAGES, encoded
 from captioner.training.tasks import TaskConfig, TaskObjective
 
 
@@ -61,6 +64,7 @@ class SceneMaterial:
 
     def __post_init__(self) -> None:
         """Learn the words."""
+        self._rendered: SceneData | None = None
         self.tokenizer = scene_tokenizer(TRAINING, languages=self.languages)
         if not self.tasks.caption_weight:
             self.best_by = "heads"
@@ -74,18 +78,21 @@ class SceneMaterial:
 
     def epochs(self, model: CaptionModel) -> Callable[[int], Batches]:
         """Render the scenes; every epoch goes through all of them."""
-        data = render_scenes(
+        data = self._rendered = self._render(model, self.count)
+        size = min(self.config.batch_size, len(data))
+        batches = SceneBatches(data, size, self.config.seed)
+        return lambda epoch: batches
+
+    def _render(self, model: CaptionModel, count: int) -> SceneData:
+        return render_scenes(
             TRAINING,
-            self.count,
+            count,
             image_size=model.config.encoder.image_size,
             tokenizer=self.tokenizer,
             workers=self.workers,
             hold_out=self.hold_out,
             targets=model.heads is not None,
         )
-        size = min(self.config.batch_size, len(data))
-        batches = SceneBatches(data, size, self.config.seed)
-        return lambda epoch: batches
 
     def objective(self, model: CaptionModel) -> Objective:
         """Return the losses of captions, objects and attention, and of heads if there are any."""
@@ -130,6 +137,12 @@ class SceneMaterial:
                 captioner, VALIDATION, self.validation, combinations=combinations
             ).headline()
         return scores
+
+    def memories(self, model: CaptionModel) -> Iterator[Tensor]:
+        """Encode the first scenes that are trained on."""
+        most = min(self.count, MOST_IMAGES)
+        data = self._rendered or self._render(model, most)
+        return encoded(model, data.pixels[:most])
 
     def pictures(self) -> Sequence[Image.Image]:
         """Draw the first scenes that are scored on."""

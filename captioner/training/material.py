@@ -1,9 +1,10 @@
 """What a training run asks of what is learned from: scenes drawn here, or users' own images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from PIL import Image
+from torch import Tensor
 
 from captioner.annotations import ClassNames
 from captioner.contract import Captioner
@@ -39,6 +40,16 @@ class Material(Protocol):
 
     def validate(self, captioner: Captioner) -> dict[str, float]:
         """Score captions of images that are not trained on."""
+
+    def memories(self, model: CaptionModel) -> Iterator[Tensor]:
+        """Yield what an encoder sees of plain training images, ``MOST_IMAGES`` or fewer.
+
+        Args:
+            model: ready to caption.
+
+        Yields:
+            Of some of them after others, [b x positions x features].
+        """
 
     def pictures(self) -> Sequence[Image.Image]:
         """Return ``PICTURES`` of those images, always the same ones."""

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from captioner.checkpoint import CARD, save
+from captioner.checkpoint import CARD, STATISTICS, load, put_statistics, save
 from captioner.model import AttentionCaptioner, CaptionModel
 from captioner.training.card import model_card
 from captioner.training.config import TrainingConfig
 from captioner.training.loop import Epoch, Trainer
 from captioner.training.material import Material
 from captioner.training.picture import attention_picture
+from captioner.training.statistics import statistics_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,8 @@ BEST, LAST, LOG, PICTURES = "best", "last", "epochs.jsonl", "attention"
 class TrainingRun:
     """Trains, and after each epoch scores, draws and saves the averaged model.
 
-    The folder then holds ``best`` and ``last``, checkpoints with model cards; ``epochs.jsonl``,
+    The folder then holds ``best`` and ``last``, checkpoints with model cards, and at the end with
+    statistics of what their encoder sees of training images; ``epochs.jsonl``,
     losses and scores of each epoch; ``attention``, a picture of each epoch; and the state that a
     run which was ended early goes on from.
     """
@@ -76,6 +78,8 @@ class TrainingRun:
         """Train to the end and return the best epoch's scores."""
         if not self.trainer.progress.finished:
             self.trainer.run(self._material.epochs(self._model), self._after_epoch)
+        if self.leads:
+            self._add_statistics()
         rows = [json.loads(line) for line in (self._output / LOG).read_text().splitlines()]
         best = self.trainer.progress.best_epoch
         scores: dict[str, float] = next(row["scores"] for row in rows if row["epoch"] == best)
@@ -102,6 +106,24 @@ class TrainingRun:
         if before is None or score > before:
             self._keep(BEST, epoch, scores)
         return score
+
+    def _add_statistics(self) -> None:
+        """Tell both models what training images are like; one that knows already is left alone."""
+        known = None
+        for name in (BEST, LAST):
+            folder = self._output / name
+            if (folder / STATISTICS).exists():
+                continue
+            progress = self.trainer.progress
+            if known is None or progress.best_epoch != progress.epoch:
+                logger.info("looking at training images once more, for statistics of %s", name)
+                model = load(str(folder), str(self.trainer.accelerator.device)).model
+                try:
+                    known = statistics_of(model, self._material.memories(model))
+                except ValueError as error:
+                    logger.warning("no statistics of training images: %s", error)
+                    return
+            put_statistics(str(folder), known)
 
     def _log(self, epoch: Epoch, scores: Mapping[str, float]) -> None:
         """Append a line; one of an epoch that is done again after a kill is replaced."""

@@ -9,13 +9,14 @@ import fsspec
 import pytest
 import torch
 
-from captioner.checkpoint import CheckpointError, load, save
+from captioner.checkpoint import CheckpointError, load, put_statistics, save
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.heads import ClassifierConfig, DetectorConfig, HeadsConfig, SegmenterConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.scenes import render, sample
+from captioner.statistics import FeatureStatistics
 from captioner.tokenizer import CaptionTokenizer
 
 CAPTIONS = ["a red circle above a blue star", "two green squares"]
@@ -309,6 +310,71 @@ class TestRefusals:
     def test_an_unknown_file_system(self):
         with pytest.raises(CheckpointError, match="cannot be read"):
             load("nosuch://bucket/model")
+
+
+class TestStatistics:
+    @pytest.fixture(scope="class")
+    def statistics(self, model) -> FeatureStatistics:
+        torch.manual_seed(0)
+        return FeatureStatistics.fit([torch.rand(9, 64, 26)], model.encoder.place_size)
+
+    @pytest.fixture
+    def known(self, model, tokenizer, statistics, tmp_path) -> Path:
+        save(model, tokenizer, str(tmp_path / "known"), statistics)
+        return tmp_path / "known"
+
+    def test_they_come_back_and_are_part_of_the_model_id(self, known, folder, statistics):
+        captioner, plain = load(str(known), device="cpu"), load(str(folder), device="cpu")
+        assert captioner.model_id != plain.model_id
+        assert captioner.fills == ("feature_distance",)
+        (caption,) = captioner.caption([captioner.prepare(render(sample(5)))])
+        memory = captioner.model.encode(
+            torch.from_numpy(captioner.prepare(render(sample(5))).pixels)[None]
+        )
+        distance = statistics.distance(memory.detach()).item()
+        assert caption.features["feature_distance"] == pytest.approx(distance, abs=1e-5)
+        (known / "statistics.safetensors").unlink()
+        assert load(str(known), device="cpu").model_id == plain.model_id
+
+    def test_a_model_without_them_has_the_id_that_it_had(self, folder):
+        files = [(folder / name).read_bytes() for name in ("model.safetensors", "tokenizer.json")]
+        config = json.loads((folder / "config.json").read_text())
+        content = json.dumps(config, sort_keys=True, separators=(",", ":")).encode()
+        digest = hashlib.sha256()
+        for part in (files[0], content, files[1]):
+            digest.update(len(part).to_bytes(8, "little") + part)
+        assert load(str(folder), device="cpu").model_id == f"tiny@{digest.hexdigest()[:12]}"
+
+    def test_they_are_put_in_place_of_others(self, known, statistics):
+        before = load(str(known), device="cpu").model_id
+        put_statistics(str(known), replace(statistics, precisions=2 * statistics.precisions))
+        assert load(str(known), device="cpu").model_id != before
+        put_statistics(str(known), statistics)
+        assert load(str(known), device="cpu").model_id == before
+        assert len(list(known.iterdir())) == 4
+
+    def test_those_of_another_model_do_not_stay(self, known, model, tokenizer):
+        save(model, tokenizer, str(known))
+        assert load(str(known), device="cpu").fills == ()
+
+    def test_an_extra_is_asked_for_by_name(self, known, folder):
+        captioner = load(str(known), device="cpu", extras=["image_information"])
+        assert captioner.fills == ("feature_distance", "image_information")
+        with pytest.raises(ModelLoadError, match="has no statistics of its training images"):
+            load(str(folder), device="cpu", extras=["image_information"])
+
+    @pytest.mark.parametrize("kept", [0, 100, -1])
+    def test_a_torn_file(self, known, kept):
+        path = known / "statistics.safetensors"
+        path.write_bytes(path.read_bytes()[:kept])
+        told = refusal(known)
+        assert "statistics.safetensors cannot be used: not a whole" in told
+        assert "make it anew with captioner statistics" in told
+
+    def test_a_file_of_another_model(self, known):
+        other = FeatureStatistics.fit([torch.rand(9, 64, 30)], 18)
+        (known / "statistics.safetensors").write_bytes(other.to_bytes())
+        assert "is of 12 features a position, but the encoder gives 8" in refusal(known)
 
 
 def test_a_checkpoint_is_read_from_a_zip(folder, tmp_path):

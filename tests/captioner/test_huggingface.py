@@ -12,7 +12,7 @@ import torch
 import transformers
 from PIL import Image
 
-from captioner import huggingface
+from captioner import huggingface, loading
 from captioner.contract import Caption, DecodingConfig, ModelLoadError
 from captioner.huggingface import HuggingFaceCaptioner, View
 from schemas.tables import FEATURES
@@ -380,6 +380,13 @@ def test_a_way_of_decoding_that_it_does_not_know_is_refused(
     (name,) = decoding
     with pytest.raises(ModelLoadError, match=f"{name} is .*leave --{name} out"):
         load(checkpoint, **decoding)
+
+
+def test_features_that_it_cannot_tell_are_refused(checkpoint: Path) -> None:
+    load = loading.load
+    with pytest.raises(ModelLoadError, match="image_information is asked for, but models of Hug"):
+        load(str(checkpoint), device="cpu", extras=["image_information"])
+    assert load(str(checkpoint), device="cpu").fills == ()
 
 
 def test_a_model_that_is_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -4,12 +4,13 @@ import pytest
 import torch
 from PIL import Image
 
-from captioner.contract import DecodingConfig, Geometry, ModelLoadError
+from captioner.contract import EXTRAS, DecodingConfig, Geometry, ModelLoadError
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
 from captioner.heads import ClassifierConfig, DetectorConfig, HeadsConfig, SegmenterConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.scenes import render, sample
+from captioner.statistics import FeatureStatistics
 from captioner.tokenizer import CaptionTokenizer
 
 
@@ -92,6 +93,99 @@ class TestAttentionCaptioner:
             )
 
 
+@pytest.fixture(scope="module")
+def statistics() -> FeatureStatistics:
+    """Of images that a tiny encoder saw: 8 features, and 2 + 8 + 8 that say where."""
+    memories = torch.rand(20, 64, 8, generator=torch.Generator().manual_seed(0))
+    places = torch.rand(64, 18, generator=torch.Generator().manual_seed(1)).expand(20, -1, -1)
+    return FeatureStatistics.fit([torch.cat((memories, places), 2)], 18)
+
+
+class TestFeatures:
+    @pytest.fixture
+    def captioner(self, model, tokenizer, statistics) -> AttentionCaptioner:
+        for weights in model.decoder.parameters():  # Large, so that the image matters.
+            torch.nn.init.normal_(weights, std=0.7)
+        return self.made(model, tokenizer, statistics, EXTRAS, strategy="sample", top_k=6)
+
+    def made(self, model, tokenizer, statistics, extras, **decoding) -> AttentionCaptioner:
+        return AttentionCaptioner(
+            model,
+            tokenizer,
+            model_id="tiny@0",
+            statistics=statistics,
+            extras=extras,
+            decoding=DecodingConfig(max_length=9, **decoding),
+        )
+
+    def images(self, captioner):
+        return [captioner.prepare(render(sample(number))) for number in range(5)]
+
+    def test_the_batch_makes_no_difference(self, captioner):
+        images = self.images(captioner)
+        together = captioner.caption(images)
+        assert len({caption.text for caption in together}) > 2
+        assert len({len(caption.tokens) for caption in together}) > 1
+        for image, caption in zip(images, together, strict=True):
+            (alone,) = captioner.caption([image])
+            assert alone.tokens == caption.tokens
+            assert {"feature_distance", *EXTRAS} < alone.features.keys()
+            assert alone.features == pytest.approx(caption.features, abs=1e-5)
+
+    def test_information_is_that_of_the_image_beside_the_mean_image(self, captioner, statistics):
+        """By hand, a word after the other."""
+        decoder, tokenizer = captioner.model.decoder, captioner.tokenizer
+        (caption,) = captioner.caption(self.images(captioner)[:1])
+        numbers = {tokenizer.word(number): number for number in range(len(tokenizer))}
+        token = torch.tensor([tokenizer.start_of("")])
+        without = 0.0
+        with torch.inference_mode():
+            state = decoder.start(statistics.memory[None])
+            for said in caption.tokens:
+                logits, state = decoder.step(token, state)
+                token = torch.tensor([numbers[said]])
+                without += logits.log_softmax(1)[0, token].item()
+        information = sum(caption.token_logprobs) - without
+        assert caption.features["image_information"] == pytest.approx(information, abs=1e-4)
+        assert abs(information) > 1e-3
+
+    @pytest.mark.parametrize("strategy", ["greedy", "beam", "sample"])
+    def test_rescoring_finds_what_decoding_found(self, model, tokenizer, strategy):
+        captioner = self.made(model, tokenizer, None, ["rescored_logprob_mean"], strategy=strategy)
+        for caption in captioner.caption(self.images(captioner)):
+            found = caption.features["rescored_logprob_mean"]
+            assert found == pytest.approx(caption.features["logprob_mean"], abs=1e-5)
+
+    def test_beams_are_compared(self, model, tokenizer, statistics):
+        captioner = self.made(model, tokenizer, statistics, (), strategy="beam")
+        for caption in captioner.caption(self.images(captioner)):
+            (_, best), (_, second), *_ = caption.n_best
+            assert caption.features["beam_gap"] == pytest.approx(best - second)
+            assert 0 <= caption.features["beam_agreement"] <= 1
+
+    def test_what_is_not_asked_for_is_left_out(self, model, tokenizer, statistics):
+        image = self.images(self.made(model, tokenizer, None, ()))[:1]
+        (plain,) = self.made(model, tokenizer, None, ()).caption(image)
+        (known,) = self.made(model, tokenizer, statistics, ()).caption(image)
+        assert known.features.keys() - plain.features.keys() == {"feature_distance"}
+        assert {"beam_gap", *EXTRAS}.isdisjoint(known.features)
+
+    def test_it_says_what_it_fills(self, captioner, model, tokenizer):
+        assert captioner.fills == ("feature_distance", *EXTRAS)
+        assert self.made(model, tokenizer, None, ()).fills == ()
+
+    @pytest.mark.parametrize(
+        ("extras", "message"),
+        [
+            (["image_information"], "model tiny@0 has no statistics .* captioner statistics"),
+            (["semantic_entropy"], "'semantic_entropy' cannot be asked for; use image_info"),
+        ],
+    )
+    def test_what_it_cannot_compute_is_refused(self, model, tokenizer, extras, message):
+        with pytest.raises(ModelLoadError, match=message):
+            self.made(model, tokenizer, None, extras)
+
+
 class TestHeads:
     WIDTH, HEIGHT = 60, 40
 
@@ -126,6 +220,9 @@ class TestHeads:
                 assert (box.y, box.height) == pytest.approx((other.y * down, other.height * down))
             assert {mask.size for mask in known.masks} <= {(self.HEIGHT, self.WIDTH)}
         assert any(caption.annotations.masks for caption in captioner.caption(images))
+
+    def test_it_says_what_it_fills(self, captioner):
+        assert captioner.fills == ("labels", "boxes", "masks")
 
     def test_find_says_the_same_without_captions(self, captioner):
         images = self.images(captioner)

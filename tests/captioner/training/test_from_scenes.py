@@ -1,13 +1,15 @@
 """Training on drawn scenes, as a whole."""
 
+import numpy as np
 import pytest
 import torch
 
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
-from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
-from captioner.scenes import VALIDATION, render, samples
+from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig, prepare
+from captioner.scenes import TRAINING, VALIDATION, render, samples
+from captioner.scenes.combinations import shows_held_out
 from captioner.training import from_scenes
 from captioner.training.batch import Batches
 from captioner.training.config import TrainingConfig
@@ -105,6 +107,18 @@ class TestSceneMaterial:
     def test_its_card_tells_what_it_was_never_shown(self, material):
         assert material.facts["languages"] == "en, zh"
         assert "red ring" in material.facts["never shown"]
+
+    def test_statistics_are_of_the_first_scenes_that_it_is_shown(
+        self, material, data, model, monkeypatch
+    ):
+        monkeypatch.setattr(from_scenes, "MOST_IMAGES", 6)
+        monkeypatch.setattr(from_scenes, "render_scenes", None)  # They are drawn already.
+        scenes = [scene for scene in samples(TRAINING, 20) if not shows_held_out(scene)][:6]
+        pixels = np.stack([prepare(render(scene), 32).pixels for scene in scenes])
+        model.eval()
+        (found,) = material.memories(model)
+        with torch.inference_mode():
+            torch.testing.assert_close(found, model.encode(torch.from_numpy(pixels)))
 
     def test_words_that_relate_weigh_more(self, material, data, model):
         batch = next(iter(data.batches(0)))
