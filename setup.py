@@ -15,7 +15,7 @@ TEST = [
     "pytest-timeout>=2.3",
     "selenium>=4.20",
 ]
-STYLE = ["mypy>=1.15", "ruff>=0.12"]
+STYLE = ["mypy>=1.15", "ruff>=0.12", "types-PyYAML>=6"]
 HUGGINGFACE = ["transformers>=5,<6"]
 EVALUATION = ["pycocoevalcap>=1.2,<2", "torchmetrics>=1.9,<2"]
 TRAINING = ["accelerate>=1.10,<2", *EVALUATION, *HUGGINGFACE]
@@ -51,6 +51,7 @@ setup(
     install_requires=[
         "ImageHash>=4.3,<5",
         "MAPIE>=1.6,<2",
+        "PyYAML>=6,<7",
         "apache-beam[gcp]>=2.77,<3",
         "fsspec>=2026.1",
         "httpx>=0.27,<1",
