@@ -72,7 +72,8 @@ class CaptionImages(beam.PTransform):
             refs
             | "ReadAndDecode" >> beam.ParDo(ReadAndDecode(self.config, self.shared))
             | "Caption" >> beam.ParDo(CaptionBatches(self.config, self.shared))
-            | "ScoreConfidence" >> beam.Map(score_confidence).with_output_types(Captioned | Failure)
+            | "ScoreConfidence"
+            >> beam.Map(score_confidence, self.config.head).with_output_types(Captioned | Failure)
             | "WriteParts" >> beam.ParDo(WriteParts(self.config)).with_output_types(StagedPart)
         )
 
@@ -143,7 +144,9 @@ class SkipDone(beam.DoFn):
         """Load the index of what is done, once a process."""
         config = self._config
         self._index: DoneIndex = self._shared.acquire(
-            lambda: DoneIndex.load(Output(config.output), config.model_id, config.decoding.id),
+            lambda: DoneIndex.load(
+                Output(config.output), config.model_id, config.decoding.id, config.refill
+            ),
             tag=config.run_id,
         )
 

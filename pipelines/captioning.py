@@ -12,6 +12,7 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from captioner.confidence import score
+from captioner.confidence.head import ConfidenceHead
 from captioner.contract import Captioner
 from pipelines.bundles import at_end_of_bundle
 from pipelines.config import AnnotateConfig
@@ -142,12 +143,17 @@ class CaptionBatches(beam.DoFn):
         self._limit.shrink(size)
 
 
-def score_confidence(item: Captioned | Failure) -> Captioned | Failure:
-    """Say how likely a caption is to be right; failures pass through."""
+def score_confidence(
+    item: Captioned | Failure, head: ConfidenceHead | None = None
+) -> Captioned | Failure:
+    """Say how likely a caption is to be right; failures pass through.
+
+    A caption whose features the head cannot do without becomes a failure.
+    """
     if isinstance(item, Failure):
         return item
     try:
-        confidence = score(item.caption.features)
+        confidence = score(item.caption.features, head)
     except ValueError as error:
         return Failure(item.ref, Stage.CAPTION, FailureKind.MODEL_ERROR, str(error))
     return dataclasses.replace(

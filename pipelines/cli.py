@@ -29,7 +29,7 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     logging.getLogger("apache_beam.runners.portability.local_job_service").setLevel(logging.ERROR)
     # After parsing, since torch and Beam take seconds to import.
     from captioner.contract import ModelLoadError
-    from pipelines import commands, job, training
+    from pipelines import calibration, commands, job, quality, training
     from pipelines.listing import ListingError
     from pipelines.local import RunError
     from pipelines.manifest import BalanceError
@@ -37,12 +37,16 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     from pipelines.storage import StorageError
 
     actions = {
+        "calibrate": calibration.calibrate,
         "compact": commands.compact_output,
         "evaluate": training.evaluate_model,
         "explain": commands.explain_image,
         "plan": commands.review_plan,
         "push": commands.review_push,
+        "quality": quality.quality,
+        "rescore": calibration.rescore_output,
         "scenes": commands.scenes,
+        "statistics": training.add_statistics,
         "train": training.train,
     }
     try:

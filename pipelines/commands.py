@@ -12,13 +12,15 @@ from captioner.images import ImageError, Limits, decode
 from captioner.loading import load
 from captioner.scenes import write_folder
 from pipelines import storage
+from pipelines.committed import captions_by_model
 from pipelines.compact import compact
 from pipelines.local import opened
 from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
 from pipelines.output import Output, new_run_id
-from pipelines.report.terminal import say
+from pipelines.planning import ReviewRules, RulesError, plan_review
+from pipelines.report.terminal import queue_lines, say
 from pipelines.review import ReviewConfig, push_queue
-from pipelines.routing import plan_review
+from pipelines.review_options import review_rules
 from schemas.uris import credentials_in, redact
 
 
@@ -85,11 +87,11 @@ def decoding_config(args: argparse.Namespace) -> DecodingConfig:
 
 
 def review_config(args: argparse.Namespace) -> ReviewConfig:
-    """Return what the options say of the review."""
+    """Return what the options say of the review; without options for rules, those by default."""
     if args.label_studio_url:
         refuse_credentials("--label_studio_url", args.label_studio_url)
     return ReviewConfig(
-        review_below=getattr(args, "review_below", 0.0),
+        rules=_rules(args) if hasattr(args, "review_rules") else ReviewRules(),
         label_studio_url=args.label_studio_url,
         label_studio_project=args.label_studio_project,
         label_studio_token_file=args.label_studio_token_file,
@@ -129,18 +131,32 @@ def review_push(args: argparse.Namespace) -> int:
 
 def review_plan(args: argparse.Namespace) -> int:
     """Plan the queue of an output that is there already."""
-    output = _existing(args.output)
+    rules, output = _rules(args), _existing(args.output)
     with opened(output, str(output.run_id)):
-        models = _models(output)
+        models = captions_by_model(output)
         if args.model_id and args.model_id not in {model_id for model_id, _ in models}:
             known = ", ".join(sorted({model_id for model_id, _ in models}))
             raise UsageError(f"--model_id {args.model_id} has no captions here; there are: {known}")
-        for model_id, decoding in models:
-            if args.model_id in (None, model_id):
-                plan = plan_review(output, model_id, decoding, args.review_below)
-                counts = f"{plan.queued:,} to review, {plan.deferred:,} deferred"
-                print(f"{model_id} {decoding}: {counts}")
+        wanted = [key for key in sorted(models) if args.model_id in (None, key[0])]
+        for key in wanted:
+            try:
+                rules.budgeted(models[key])
+            except RulesError as error:  # before a queue of any model is written
+                raise UsageError(f"{' '.join(key)}: {error}") from error
+        for model_id, decoding in wanted:
+            plan = plan_review(output, model_id, decoding, rules).as_dict()
+            print(f"{model_id} {decoding}")
+            print("\n".join(queue_lines({"rules": rules.as_dict(), **plan})))
     return EXIT_DONE
+
+
+def _rules(args: argparse.Namespace) -> ReviewRules:
+    if args.review_rules:
+        args.review_rules = uri_of("--review_rules", args.review_rules)
+    try:
+        return review_rules(args)
+    except RulesError as error:
+        raise UsageError(str(error)) from error
 
 
 def compact_output(args: argparse.Namespace) -> int:
@@ -188,13 +204,3 @@ def _existing(text: str) -> Output:
     if not output.current().files and not storage.list_files(output.path("staging")):
         raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
     return output
-
-
-def _models(output: Output) -> list[tuple[str, str]]:
-    return sorted(
-        {
-            (row["model_id"], row["decoding"])
-            for _, table in output.tables("captions", ["model_id", "decoding"])
-            for row in table.group_by(["model_id", "decoding"]).aggregate([]).to_pylist()
-        }
-    )

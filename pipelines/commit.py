@@ -46,6 +46,7 @@ class _File:
         path: where in the output it is.
         keys: 16 bytes for each row's (uri, model_id, decoding).
         live: whether it is published already.
+        refills: whether its rows were made to fill columns of rows that are done.
         dropped: indices of rows that give way to others.
         published_before: of these, rows that a commit cut short had published already.
     """
@@ -55,6 +56,7 @@ class _File:
     keys: np.ndarray
     tally: Tally
     live: bool = False
+    refills: bool = False
     dropped: set[int] = field(default_factory=set)
     published_before: set[int] = field(default_factory=set)
 
@@ -65,7 +67,8 @@ def commit(
     """Publish staged parts and return the keys that this adds to the live data set.
 
     Of rows with one (uri, model_id, decoding) the newest stays; a failure goes when its image
-    has been captioned. What is no longer needed is in ``leftovers``, for `clear`.
+    has been captioned, unless that caption's columns were to be filled when it failed. What is no
+    longer needed is in ``leftovers``, for `clear`.
 
     Args:
         output: the output.
@@ -145,7 +148,8 @@ def _paths(current: Current) -> set[str]:
 
 def _staged_file(output: Output, part: StagedPart) -> _File | None:
     try:
-        return _file(part.table, part.path, output.read_part(part.path, _KEY_COLUMNS))
+        columns = output.read_part(part.path, _KEY_COLUMNS)
+        return _file(part.table, part.path, columns, refills=part.refills)
     except storage.StorageError as error:
         if error.kind == "not_found":  # this commit ran before, and was retried by the runner
             return None
@@ -178,12 +182,14 @@ def _live_files(
                 yield file
 
 
-def _file(table: str, path: str, columns: pa.Table, live: bool = False) -> _File:
+def _file(
+    table: str, path: str, columns: pa.Table, *, live: bool = False, refills: bool = False
+) -> _File:
     lists = [columns.column(name).to_pylist() for name in _KEY_COLUMNS]
     uris, models, decodings, versions, _ = lists
     keys = b"".join(map(row_key, uris, models, decodings))
     tally = Tally.of(map(row_key, uris, versions))
-    return _File(table, path, np.frombuffer(keys, f"S{KEY_BYTES}"), tally, live)
+    return _File(table, path, np.frombuffer(keys, f"S{KEY_BYTES}"), tally, live, refills)
 
 
 def _has_repeats(files: list[_File]) -> bool:
@@ -207,6 +213,10 @@ class _Row:
         if same and other.file.live and other.file.table == self.file.table:
             self.file.published_before.add(self.index)
 
+    def came_after(self, caption: "_Row") -> bool:
+        """Say whether a failure that is newer is known to be of a run that knew the caption."""
+        return self.file.refills or (self.file.live and caption.file.live)
+
     def describes_the_same(self, other: "_Row") -> bool:
         """Say whether both are of one known version of the image."""
         return bool(self.version) and self.version == other.version
@@ -222,7 +232,7 @@ def _settle(output: Output, files: list[_File]) -> None:
             if other is None:
                 rows[key] = row
             elif row.created_at <= other.created_at or (
-                file.table == "captions" and row.describes_the_same(other)
+                file.table == "captions" and row.describes_the_same(other) and not file.refills
             ):
                 row.yield_to(other)  # captioned twice, say by a worker that outlived its run
             else:
@@ -231,7 +241,8 @@ def _settle(output: Output, files: list[_File]) -> None:
     for key, failure in kept["failures"].items():
         caption = kept["captions"].get(key)
         if caption and (
-            failure.describes_the_same(caption) or caption.created_at >= failure.created_at
+            caption.created_at >= failure.created_at
+            or (failure.describes_the_same(caption) and not failure.came_after(caption))
         ):
             failure.yield_to(caption)
 

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from captioner.confidence.head import ConfidenceHead
 from captioner.contract import DecodingConfig
 from captioner.images import Limits
 
@@ -18,6 +19,10 @@ class AnnotateConfig:
         model_id: content hash of that model; a worker that loads another one fails.
         device: auto, cpu, cuda or mps.
         decoding: how captions are made.
+        features: of ``EXTRAS``, what is to be computed besides the features that cost little.
+        refill: columns and features that the model fills; rows in which one of them is null run
+            again.
+        head: what makes a confidence of features; None for an uncalibrated one.
         batch_size: most images in a batch; fewer after an out-of-memory error.
         limits: bytes and pixels above which an image is refused.
         read_threads: images being read at the same time. More hide a slow store's latency and
@@ -38,6 +43,9 @@ class AnnotateConfig:
     model_id: str
     device: str = "auto"
     decoding: DecodingConfig = DecodingConfig()
+    features: tuple[str, ...] = ()
+    refill: tuple[str, ...] = ()
+    head: ConfidenceHead | None = None
     batch_size: int = 32
     limits: Limits = Limits()
     read_threads: int = 16

@@ -5,13 +5,52 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
+from captioner.contract import EXTRAS
 from pipelines.listing import ImageRef
 from pipelines.output import Output
 from schemas.identity import KEY_BYTES, row_key
+from schemas.tables import FEATURES
+
+_FEATURES = frozenset(name for name, _ in FEATURES)
 
 _Keys = npt.NDArray[np.bytes_]
+
+
+def column_of(name: str) -> str:
+    """Return where in ``captions`` a column or a feature is."""
+    return f"features.{name}" if name in _FEATURES else name
+
+
+def lacks(table: pa.Table, names: tuple[str, ...]) -> pa.ChunkedArray:
+    """Say of each row whether one of those columns is null."""
+    lacking = pa.chunked_array([pa.repeat(pa.scalar(False), table.num_rows)])
+    for name in names:
+        lacking = pc.or_(lacking, pc.is_null(table.column(name)))
+    return lacking
+
+
+def lost_by(
+    output: Output, model_id: str, decoding: str, refill: tuple[str, ...]
+) -> dict[str, int]:
+    """Return which features a refill would take from rows that it runs again, and from how many.
+
+    Args:
+        output: the output.
+        model_id: whose rows are filled.
+        decoding: and of which decoding config.
+        refill: columns and features that are filled.
+    """
+    ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
+    at_risk = tuple(name for name in EXTRAS if name not in refill)
+    lost = dict.fromkeys(at_risk, 0)
+    for _, table in output.tables("captions", [*map(column_of, (*at_risk, *refill))], ours):
+        again = table.filter(lacks(table, refill))
+        for name in at_risk:
+            lost[name] += again.num_rows - again.column(name).null_count
+    return {name: rows for name, rows in lost.items() if rows}
 
 
 def _sorted_keys(keys: Iterable[bytes]) -> _Keys:
@@ -29,7 +68,7 @@ class DoneIndex:
     """The keys of what an output holds for one model and decoding: 32 bytes a captioned image.
 
     Attributes:
-        done: keys of (uri, uri_version) that have a caption, sorted.
+        done: keys of (uri, uri_version) that have a caption, with all that is to be filled, sorted.
         captioned: keys of uris that have a caption of any version, sorted.
         attempts: attempts so far at uris that failed.
     """
@@ -39,16 +78,26 @@ class DoneIndex:
     attempts: dict[bytes, int]
 
     @classmethod
-    def load(cls, output: Output, model_id: str, decoding: str) -> "DoneIndex":
-        """Read the index from an output's live files."""
+    def load(
+        cls, output: Output, model_id: str, decoding: str, refill: tuple[str, ...] = ()
+    ) -> "DoneIndex":
+        """Read the index from an output's live files.
+
+        Args:
+            output: the output.
+            model_id: whose rows count.
+            decoding: and of which decoding config.
+            refill: columns and features; a row in which one of them is null is not done.
+        """
         ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
         done: list[bytes] = []
         captioned: list[bytes] = []
-        for _, table in output.tables("captions", ["uri", "uri_version"], ours):
-            uris = table.column("uri").to_pylist()
-            versions = table.column("uri_version").to_pylist()
-            done.append(b"".join(map(row_key, uris, versions)))
-            captioned.append(b"".join(map(row_key, uris)))
+        wanted = ["uri", "uri_version", *map(column_of, refill)]
+        for _, table in output.tables("captions", wanted, ours):
+            captioned.append(b"".join(map(row_key, table.column("uri").to_pylist())))
+            whole = table.filter(pc.invert(lacks(table, refill)))
+            columns = (whole.column(name).to_pylist() for name in ("uri", "uri_version"))
+            done.append(b"".join(map(row_key, *columns)))
         attempts: dict[bytes, int] = {}
         for _, table in output.tables("failures", ["uri", "attempt"], ours):
             columns = (table.column(name).to_pylist() for name in ("uri", "attempt"))

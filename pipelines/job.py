@@ -30,7 +30,9 @@ from pipelines.commands import (
     review_config,
     say_pushed,
 )
+from pipelines.confidence import head_of
 from pipelines.config import AnnotateConfig
+from pipelines.done import lost_by
 from pipelines.listing import ImageRef, ListingCounts, list_images
 from pipelines.local import Listed, LocalRun, RunError, explain, opened
 from pipelines.manifest import start_run
@@ -39,9 +41,10 @@ from pipelines.options import (
     EXIT_NOT_PUSHED,
     EXIT_STOPPED,
     EXIT_TOO_MANY_FAILURES,
+    EXIT_USAGE,
 )
 from pipelines.output import Output, new_run_id
-from pipelines.report.terminal import ProgressBar, ignored, say, summary
+from pipelines.report.terminal import ProgressBar, ignored, queue_lines, say, summary
 from pipelines.review import ReviewConfig, review_committed
 from schemas.uris import redact
 
@@ -60,7 +63,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     push_stopped = False
     # Before the model is loaded: a misspelt folder should not take a minute to be found out.
     refs = list_images(args.input, args.glob, counts=listing)
-    captioner = load(args.model, args.device, decoding_config(args))
+    captioner = load(args.model, args.device, decoding_config(args), args.features)
     config = _config(args, output, captioner)
     output = Output(output.uri, config.run_id)
     if options.view_as(TestOptions).dry_run:
@@ -68,7 +71,9 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
         say("the job was built; --dry_run does not submit it")
         return EXIT_DONE
     with opened(output, config.run_id):
-        start_run(output, config.run_id, _recorded(args, config), captioner.classes)
+        if config.refill:
+            _check_loses_nothing(output, config)
+        start_run(output, config.run_id, _recorded(args, config, review), captioner.classes)
         if in_process:
             manifest = _run_here(args, config, options, captioner, refs, listing)
             if manifest["status"] == "done":
@@ -112,21 +117,55 @@ def _config(args: argparse.Namespace, output: Output, captioner: Captioner) -> A
         model_id=captioner.model_id,
         device=args.device,
         decoding=decoding_config(args),
+        features=tuple(args.features),
+        refill=_refilled(captioner) if args.refill else (),
+        head=head_of(args.model, captioner.model_id, captioner.decoding.id, args.features),
         batch_size=args.batch_size,
         limits=Limits(args.max_image_bytes, args.max_image_pixels),
     )
 
 
-def _recorded(args: argparse.Namespace, config: AnnotateConfig) -> dict[str, Any]:
+def _refilled(captioner: Captioner) -> tuple[str, ...]:
+    if not captioner.fills:
+        raise UsageError(
+            f"--refill: model {captioner.model_id} fills no column that a row may lack; leave it "
+            "out, or ask for --features"
+        )
+    return captioner.fills
+
+
+def _check_loses_nothing(output: Output, config: AnnotateConfig) -> None:
+    """Refuse a refill that takes from rows what they have.
+
+    Raises:
+        UsageError: saying what to ask for.
+    """
+    lost = lost_by(output, config.model_id, config.decoding.id, config.refill)
+    if lost:
+        told = " and ".join(f"{name} of {rows:,} rows" for name, rows in lost.items())
+        wanted = " ".join(dict.fromkeys((*config.features, *lost)))
+        raise UsageError(
+            f"--refill would run images again and lose {told}; ask for all: --features {wanted}"
+        )
+
+
+def _recorded(
+    args: argparse.Namespace, config: AnnotateConfig, review: ReviewConfig
+) -> dict[str, Any]:
     """Return what a manifest says of the configuration; no secret is in it (promise 10)."""
     return {
         "inputs": [redact(uri) for uri in args.input],
         "glob": args.glob,
         "limit": args.limit,
-        "review_below": args.review_below,
+        "review": review.rules.as_dict(),
         "label_studio_url": args.label_studio_url,
         "label_studio_project": args.label_studio_project,
-        **{key: value for key, value in asdict(config).items() if key != "progress_folder"},
+        "confidence_id": config.head and config.head.id,
+        **{
+            key: value
+            for key, value in asdict(config).items()
+            if key not in ("progress_folder", "head")
+        },
     }
 
 
@@ -248,8 +287,12 @@ def _conclude(args: argparse.Namespace, output: Output, manifest: dict[str, Any]
         say("stopped: what was finished is committed. Run the same command again to do the rest.")
         return EXIT_STOPPED
     review = manifest.get("review", {})
-    queued = review.get("queued", 0)
-    say(f"to review: {queued:,} captions with confidence below {args.review_below:g}")
+    if "error" in review:
+        say(f"The captions are committed, but the review is not planned: {review['error']}")
+        say(f"captioner review plan {output.uri} does that with other rules.")
+        return EXIT_USAGE
+    for line in queue_lines(review):
+        say(line)
     pushed = review.get("pushed")
     if pushed:
         say_pushed(output, pushed, args)

@@ -138,7 +138,8 @@ class LocalRun:
             self._folder = Path(folder)
             self._seconds: dict[str, float] = {}
             self.config = replace(self.config, progress_folder=folder)
-            done = DoneIndex.load(output, self.config.model_id, self.config.decoding.id)
+            config = self.config
+            done = DoneIndex.load(output, config.model_id, config.decoding.id, config.refill)
             with self._stoppable():
                 listed = spool(refs, done, self._folder / "to_do.jsonl", limit, self._go_on)
                 self.on_listed(listed)

@@ -16,7 +16,7 @@ def acquire(shared: Shared, config: AnnotateConfig) -> Captioner:
     """
 
     def load_once() -> Captioner:
-        captioner = load(config.model, config.device, config.decoding)
+        captioner = load(config.model, config.device, config.decoding, config.features)
         if captioner.model_id != config.model_id:
             raise ModelLoadError(
                 f"{config.model} is now {captioner.model_id}, but the run began with "
@@ -34,7 +34,7 @@ def keep_loaded(shared: Shared, captioner: Captioner, config: AnnotateConfig) ->
 
 
 def _tag(config: AnnotateConfig) -> str:
-    return f"{config.model_id} {config.decoding.id}"
+    return " ".join((config.model_id, config.decoding.id, *config.features))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,11 +6,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from captioner.contract import EMBEDDED, PRECISIONS, STRATEGIES, DecodingConfig
+from captioner.contract import EMBEDDED, EXTRAS, PRECISIONS, STRATEGIES, DecodingConfig
 from captioner.images import Limits
 from pipelines import __version__
 from pipelines.arguments import EXIT_USAGE, Parser, positive, share
-from pipelines.training_options import add_evaluate, add_train
+from pipelines.confidence_options import add_calibrate, add_rescore
+from pipelines.quality_options import add_quality
+from pipelines.review_options import REVIEW_BELOW, add_review_rules
+from pipelines.training_options import add_evaluate, add_statistics, add_train
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -73,10 +76,14 @@ def _parsers() -> tuple[Parser, Parser]:
     annotate.set_defaults(parser=annotate)
     _add_annotate(annotate)
     _add_review(commands)
+    add_quality(commands)
     _add_compact(commands)
     _add_explain(commands)
     add_train(commands)
     add_evaluate(commands, _add_model, _add_decoding)
+    add_calibrate(commands, _add_model, _add_decoding)
+    add_rescore(commands)
+    add_statistics(commands)
     _add_scenes(commands)
     return parser, annotate
 
@@ -98,7 +105,23 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--limit", type=positive, metavar="N", help="caption at most N images in this run"
     )
+    files.add_argument(
+        "--refill",
+        action="store_true",
+        help="run images again whose rows lack what this run fills, such as a feature that is "
+        "asked for now (default: what has a caption is done)",
+    )
     model = _add_model(parser)
+    model.add_argument(
+        "--features",
+        nargs="+",
+        choices=EXTRAS,
+        default=(),
+        metavar="NAME",
+        help="columns that cost a pass of the decoder each: image_information (log-probability "
+        "of the caption given the image less that given the mean training image) and "
+        "rescored_logprob_mean (of the finished caption read as a whole) (default: none)",
+    )
     model.add_argument(
         "--batch_size",
         type=positive,
@@ -136,13 +159,7 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         help="exit with status 3 if more of the images failed (default: %(default)s)",
     )
     review = parser.add_argument_group("review")
-    review.add_argument(
-        "--review_below",
-        type=share,
-        default=0.5,
-        metavar="P",
-        help="queue captions with a confidence below P; 0 queues none (default: %(default)s)",
-    )
+    add_review_rules(review, f"default, unless another rule is given: {REVIEW_BELOW}")
     _add_label_studio(review, required=False)
     beam = parser.add_argument_group(
         "Beam",
@@ -255,7 +272,7 @@ def _add_review(commands: Any) -> None:
     actions = review.add_subparsers(dest="action", metavar="ACTION", required=True)
     plan = actions.add_parser("plan", help="choose which committed captions need a person")
     plan.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
-    plan.add_argument("--review_below", type=share, required=True, metavar="P")
+    add_review_rules(plan, "at least one rule is needed")
     plan.add_argument("--model_id", help="plan this model's captions only (default: all)")
     push = actions.add_parser("push", help="send the queue to Label Studio; what is there stays")
     push.add_argument("output", metavar="OUTPUT", help="folder written by annotate")

@@ -19,17 +19,23 @@ class StagedPart:
 
     Its name says what it holds, so that a crash leaves nothing unknown:
     ``RUN.TABLE.ROWS.FLAGS.HASH.parquet``. Flags: ``c`` if a row replaces a live caption, ``f`` if
-    one replaces a live failure, else ``n``.
+    one replaces a live failure, ``r`` if the run fills columns of rows that are done, else ``n``.
     """
 
     name: str
 
     @classmethod
     def named(
-        cls, run_id: str, table: str, rows: int, replaced: frozenset[str], data: bytes
+        cls,
+        run_id: str,
+        table: str,
+        rows: int,
+        replaced: frozenset[str],
+        data: bytes,
+        refills: bool = False,
     ) -> "StagedPart":
         """Return the part that holds ``data``; ``replaced`` names tables with rows to replace."""
-        flags = "".join(sorted(name[0] for name in replaced)) or "n"
+        flags = "".join(sorted(name[0] for name in replaced)) + "r" * refills or "n"
         return cls(f"{run_id}.{table}.{rows}.{flags}.{content_hash(data)}.parquet")
 
     @classmethod
@@ -55,6 +61,11 @@ class StagedPart:
         """The tables in which a live row may have to go when this part is published."""
         flags = self.name.split(".")[3]
         return frozenset(name for name in ("captions", "failures") if name[0] in flags)
+
+    @property
+    def refills(self) -> bool:
+        """Whether its rows were made to fill columns of rows that are done."""
+        return "r" in self.name.split(".")[3]
 
     @property
     def path(self) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 from pipelines.labelstudio.client import LabelStudioError, LabelStudioSettings, read_token
 from pipelines.labelstudio.push import push
 from pipelines.output import Output
-from pipelines.routing import plan_review, queue_classes, review_items
+from pipelines.planning import ReviewRules, RulesError, plan_review
+from pipelines.review_queue import queue_classes, review_items
 from schemas.uris import redact
 
 
@@ -14,7 +15,7 @@ from schemas.uris import redact
 class ReviewConfig:
     """What is to be reviewed and where; the token is read where the push happens."""
 
-    review_below: float
+    rules: ReviewRules = ReviewRules()
     label_studio_url: str | None = None
     label_studio_project: str = "Captions to review"
     label_studio_token_file: str | None = None
@@ -60,10 +61,20 @@ def push_queue(
 def review_committed(
     output: Output, run_id: str, model_id: str, decoding: str, review: ReviewConfig
 ) -> dict[str, Any]:
-    """Plan the queue of a run's captions, push it if asked, and add both to the manifest."""
-    plan = plan_review(output, model_id, decoding, review.review_below)
+    """Plan the queue of a run's captions, push it if asked, and add both to the manifest.
+
+    Rules that only the number of captions shows to be out of reach are in the manifest as an
+    error: the captions are committed by then, and the queue is as before.
+    """
     manifest = output.read_manifest(run_id)
-    manifest["review"] = {"queued": plan.queued, "deferred": plan.deferred}
+    manifest["review"] = {"rules": review.rules.as_dict()}
+    try:
+        plan = plan_review(output, model_id, decoding, review.rules)
+    except RulesError as error:
+        manifest["review"]["error"] = str(error)
+        output.write_manifest(run_id, manifest)
+        return manifest
+    manifest["review"] |= plan.as_dict()
     if review.label_studio_url and plan.queued:
         pushed = push_queue(output, review, model_id, decoding)
         manifest["review"]["pushed"] = {**vars(pushed), "finished": pushed.finished}

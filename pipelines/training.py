@@ -1,26 +1,38 @@
-"""The commands `train` and `evaluate`."""
+"""The commands `train`, `evaluate` and `statistics`."""
 
 import argparse
+import itertools
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import fields
 from typing import Any
 
+from PIL import Image
+
 from captioner.evaluation.run import Evaluation, evaluate
+from captioner.images import ImageError, Limits, decode
 from captioner.loading import load
+from captioner.scenes import TRAINING, render, sample, scene_count
+from captioner.scenes.combinations import shows_held_out
 from captioner.training.assemble import assemble
 from captioner.training.augment import AugmentConfig
 from captioner.training.config import TrainingConfig
+from captioner.training.images import in_order
 from captioner.training.loop import DivergedError
 from captioner.training.options import TrainingOptions
 from captioner.training.precision import fastest_precision
 from captioner.training.sources import DataError
 from captioner.training.state import StateError
+from captioner.training.statistics import MOST_IMAGES, add, evenly
 from captioner.training.tasks import TaskConfig
 from pipelines import storage
 from pipelines.commands import CommandError, UsageError, decoding_config, refuse_credentials, uri_of
+from pipelines.listing import list_images
 from pipelines.options import EXIT_DONE
+from pipelines.report.terminal import say
 from pipelines.training_options import DECODER_FIELDS
 from schemas.uris import redact
 
@@ -29,6 +41,7 @@ _URIS = (
     *("data", "images", "annotations", "validation", "validation_annotations"),
     *("encoder", "decoder"),
 )
+_THREADS = 8
 _PREFIX = re.compile("(timm|regions|lm):(?!//)")
 
 
@@ -124,3 +137,52 @@ def _write(output: str, evaluation: Evaluation) -> None:
     storage.write_bytes_atomically(f"{output}/captions.jsonl", rows.encode())
     storage.write_bytes_atomically(f"{output}/metrics.json", metrics.encode())
     print(f"metrics.json and captions.jsonl are in {output}")
+
+
+def add_statistics(args: argparse.Namespace) -> int:
+    """Add statistics of training images to a model's folder, and say its new id.
+
+    Raises:
+        UsageError: naming what cannot be used.
+    """
+    for name in ("model", "data"):
+        refuse_credentials(f"--{name}", getattr(args, name))
+    try:
+        count = scene_count(args.data)
+        images = _drawn(count) if count is not None else _read(args.data)
+        model_id = add(args.model, images, device=args.device)
+    except ValueError as error:
+        raise UsageError(f"--data {redact(args.data)}: {error}") from error
+    print(model_id)
+    say("The model has another id now: its images are captioned anew, and confidence heads of the")
+    say("id before do not fit it.")
+    return EXIT_DONE
+
+
+def _drawn(count: int) -> Iterator[Image.Image]:
+    """Draw scenes as training does."""
+    scenes = map(sample, itertools.count(TRAINING))
+    shown = (scene for scene in scenes if not shows_held_out(scene))
+    return map(render, itertools.islice(shown, min(count, MOST_IMAGES)))
+
+
+def _read(data: str) -> Iterator[Image.Image]:
+    """Read images of all parts of a folder; what cannot be read is told and left out."""
+    uris = [ref.uri for ref in list_images([data]) if ref.kind is None]
+    chosen = [uris[number] for number in evenly(len(uris))]
+    bad = 0
+    with closing(in_order(_opened, chosen, threads=_THREADS, ahead=4 * _THREADS)) as opened:
+        for image in opened:
+            if image is None:
+                bad += 1
+            else:
+                yield image
+    if bad:
+        say(f"{bad:,} of {len(chosen):,} images cannot be read and are left out")
+
+
+def _opened(uri: str) -> Image.Image | None:
+    try:
+        return decode(storage.read_bytes(uri, Limits().max_bytes)).image
+    except (storage.StorageError, ImageError):
+        return None

@@ -1,4 +1,4 @@
-"""The command line of `captioner train` and `captioner evaluate`."""
+"""The command line of `captioner train`, `captioner evaluate` and `captioner statistics`."""
 
 import argparse
 from collections.abc import Callable
@@ -350,3 +350,28 @@ def add_evaluate(
     )
     add_decoding(evaluate)
     evaluate.set_defaults(parser=evaluate, draft=False)
+
+
+def add_statistics(commands: Any) -> None:
+    """Add the command `statistics`."""
+    statistics = commands.add_parser(
+        "statistics",
+        help="add statistics of training images to a model that has none",
+        description="Look at images that a model was trained on, and keep what its encoder sees of "
+        "them in the model's\nfolder, so that captioner annotate can tell how far an image is from "
+        "those. captioner train does\nthis by itself. The model's id is another one afterwards.",
+    )
+    statistics.add_argument(
+        "--model", required=True, metavar="DIR", help="a model folder, on any store"
+    )
+    statistics.add_argument(
+        "--data",
+        required=True,
+        metavar="URI",
+        help="images that it was trained on, of which 4,096 are looked at: a folder, an archive or "
+        "a list file, on any store; or scenes:N",
+    )
+    statistics.add_argument(
+        "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)"
+    )
+    statistics.set_defaults(parser=statistics)

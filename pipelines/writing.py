@@ -75,7 +75,12 @@ class PartBuffer:
             return None
         data = encode(pa.Table.from_batches(self._batches, TABLES[self._table]))
         part = StagedPart.named(
-            self._config.run_id, self._table, self._num_rows, self._replaced, data
+            self._config.run_id,
+            self._table,
+            self._num_rows,
+            self._replaced,
+            data,
+            refills=bool(self._config.refill),
         )
         storage.write_bytes_atomically(Output(self._config.output).path("staging", part.name), data)
         self._clear()

@@ -23,6 +23,7 @@ class FakeCaptioner:
         poison: an image whose first pixel has this value of red breaks its batch.
         most: a larger batch does not fit in memory.
         batches: sizes of the batches that came.
+        fills: features that it tells besides those of every caption.
     """
 
     model_id: str = "fake@1"
@@ -31,6 +32,7 @@ class FakeCaptioner:
     most: int = 10_000
     batches: list[int] = field(default_factory=list)
     image_size: tuple[int, int] = (8, 8)
+    fills: tuple[str, ...] = ()
 
     def prepare(self, image: Image.Image) -> Prepared:
         small = np.asarray(image.resize(self.image_size, Image.Resampling.NEAREST))
@@ -54,5 +56,9 @@ class FakeCaptioner:
             tokens=words,
             token_logprobs=logprobs,
             n_best=((" ".join(words[:-1]), sum(logprobs)),),
-            features={"logprob_mean": sum(logprobs) / 4, "num_tokens": 4.0},
+            features={
+                "logprob_mean": sum(logprobs) / 4,
+                "num_tokens": 4.0,
+                **{name: float(red) for name in self.fills},
+            },
         )

@@ -89,6 +89,31 @@ def summary(counts: Mapping[str, int], failures: Mapping[str, int], seconds: flo
     return "\n".join(lines)
 
 
+def queue_lines(plan: Mapping[str, Any]) -> list[str]:
+    """Return what a plan of the review came to: a line a reason, and what is promised.
+
+    Args:
+        plan: a manifest's ``review``.
+    """
+    rules, reasons = plan["rules"], plan["reasons"]
+    texts = {
+        "threshold": f"confidence below {rules['review_below']}",
+        "budget": "the least confident",
+        "guarantee": f"not certified for {rules['guarantee']}",
+        "audit": f"a random {100 * rules['audit']:.3g}% of all captions",
+        "deferred": "wait: one like them is reviewed",
+    }
+    lines = [f"to review: {plan['queued']:,} captions"]
+    if sum(reasons.values()) > plan["queued"] + plan["deferred"]:
+        lines[0] += "; those with several reasons count for each"
+    lines += [f"  {reason:<10}{count:>8,}  {texts[reason]}" for reason, count in reasons.items()]
+    if plan["certificate"]:
+        lines.append(f"guarantee: {plan['certificate']['message']}")
+        if plan["certificate"]["threshold"] is None:
+            lines.append("guarantee: until then all captions are to be reviewed")
+    return [*lines, *(f"note: {message}" for message in plan["messages"])]
+
+
 def ignored(counts: Counter[str]) -> str:
     """Return how many files were no candidates, by extension."""
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in counts.most_common(8))

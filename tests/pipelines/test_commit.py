@@ -28,6 +28,7 @@ def stage(
     *images: tuple[str, str, int],
     run_id: str = "run",
     replaced: str = "",
+    refills: bool = False,
 ) -> StagedPart:
     """Stage a part with rows of (uri, version, minutes after noon)."""
     made = []
@@ -46,7 +47,7 @@ def stage(
         made.append(row)
     schema = CAPTIONS if table == "captions" else FAILURES
     data = encode(pa.Table.from_pylist(made, schema=schema))
-    part = StagedPart.named(run_id, table, len(made), frozenset(replaced.split()), data)
+    part = StagedPart.named(run_id, table, len(made), frozenset(replaced.split()), data, refills)
     storage.write_bytes_atomically(output.path("staging", part.name), data)
     return part
 
@@ -119,6 +120,52 @@ def test_a_worker_that_outlived_its_run_changes_nothing(output: Output, late_tab
     assert recover(output).captioned.count == 0
     assert (live(output), live(output, "failures")) == ([("a", "2")], [])
     assert storage.list_files(output.path("staging")) == []
+
+
+class TestRefills:
+    """Rows of the same version that were made to fill columns."""
+
+    @pytest.fixture(autouse=True)
+    def done(self, output: Output) -> None:
+        clear(output, commit(output, [stage(output, "captions", ("a", "1", 0), ("b", "1", 0))]))
+
+    def created(self, output: Output, table: str = "captions") -> list[tuple[str, int]]:
+        return [(row["uri"], row["created_at"].minute) for row in rows(output, table)]
+
+    def test_the_newer_row_stays_and_counts_the_same_when_it_is_tried_again(self, output: Output):
+        part = stage(output, "captions", ("a", "1", 5), replaced="captions", refills=True)
+        first, again = commit(output, [part]), commit(output, [part])
+        assert first.captioned == again.captioned
+        assert first.captioned.count == 1
+        assert self.created(output) == [("a", 5), ("b", 0)]
+
+    def test_a_crash_before_the_commit_loses_none(self, output: Output):
+        stage(output, "captions", ("a", "1", 5), replaced="captions", refills=True)
+        recover(output)
+        assert self.created(output) == [("a", 5), ("b", 0)]
+
+    def test_an_older_one_comes_too_late(self, output: Output):
+        new = stage(output, "captions", ("a", "1", 5), replaced="captions", refills=True)
+        clear(output, commit(output, [new]))
+        stage(output, "captions", ("a", "1", 3), run_id="late", refills=True)
+        assert recover(output).captioned.count == 0
+        assert self.created(output) == [("a", 5), ("b", 0)]
+
+    def test_a_failure_stays_beside_the_caption_until_one_is_newer(self, output: Output):
+        failed = stage(output, "failures", ("a", "1", 5), replaced="captions", refills=True)
+        first, again = commit(output, [failed]), commit(output, [failed])
+        assert first.failed == again.failed
+        assert first.failed.count == 1
+        clear(output, first)
+        both = ([("a", 0), ("b", 0)], [("a", 5)])
+        assert (self.created(output), self.created(output, "failures")) == both
+        other = stage(output, "captions", ("b", "1", 6), replaced="captions failures", refills=True)
+        clear(output, commit(output, [other]))
+        assert self.created(output, "failures") == [("a", 5)]
+        new = stage(output, "captions", ("a", "1", 7), replaced="captions failures", refills=True)
+        clear(output, commit(output, [new]))
+        assert self.created(output) == [("a", 7), ("b", 6)]
+        assert self.created(output, "failures") == []
 
 
 def test_rows_of_other_models_stay(output: Output):

@@ -12,6 +12,7 @@ from apache_beam.utils.shared import Shared
 from pipelines.annotate import AnnotateFolders
 from pipelines.config import AnnotateConfig
 from pipelines.review import ReviewConfig
+from pipelines.review_rules import ReviewRules
 
 ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
 TOKEN = "f00dfeed" * 5
@@ -36,7 +37,9 @@ def graph() -> Iterator[Any]:
         config = AnnotateConfig(
             output="gs://bucket-x/out", run_id="run", model="embedded", model_id="m@1"
         )
-        review = ReviewConfig(review_below=0.5, label_studio_url="https://ls.example")
+        review = ReviewConfig(
+            rules=ReviewRules(review_below=0.5), label_studio_url="https://ls.example"
+        )
         pipeline = beam.Pipeline(options=PipelineOptions([]))
         _ = pipeline | "AnnotateFolders" >> AnnotateFolders(
             ["gs://bucket-x/a", "gs://bucket-x/b"],

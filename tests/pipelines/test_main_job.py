@@ -225,6 +225,8 @@ class TestBadInput:
             (["--model", "https://user:hunter2@host/model"], "carries"),
             (["--input", "zip://no-archive.zip"], "zip://no-archive.zip"),
             (["--output", "https://host/out"], "cannot be written"),
+            (["--guarantee", "accuracy>=0.9 @ 0.9", "--audit", "0"], "needs an audit"),
+            (["--review_rules", "no.yaml"], "no.yaml cannot be read"),
         ],
     )
     def test_what_cannot_be_used_is_named_and_leaves_nothing(
@@ -265,6 +267,15 @@ class TestBadInput:
         flags = ["--input", tmp_path / "in", "--output", tmp_path / "out"]
         assert captioner("annotate", *flags).returncode == 0
         assert captioner("annotate", *flags).returncode == 0
+
+    def test_a_budget_above_the_data_set_costs_no_caption(self, images: Path, tmp_path: Path):
+        output = Output((tmp_path / "out").as_uri())
+        flags = ["--output", output.uri, "--limit", 6, "--review_budget", 7]
+        done = captioner("annotate", "--input", images, *flags)
+        assert done.returncode == 2, done.stderr
+        assert "budget is 7, but there are only 6 captions" in done.stderr
+        assert f"captioner review plan {output.uri}" in done.stderr
+        assert len(rows(output)) == 6
 
     def test_credentials_are_refused_and_not_repeated(self, tmp_path: Path):
         secret = "https://user:hunter2@host/x.jpg?X-Amz-Signature=abcdef0123"

@@ -8,13 +8,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from captioner.annotations import Annotations, Box, ClassNames, Label
 from captioner.scenes import write_folder
 from pipelines.output import Output
-from pipelines.routing import ReviewPlan, plan_review, queue_classes, review_items
+from pipelines.planning import ReviewPlan, ReviewRules
+from pipelines.planning import plan_review as plan_by
+from pipelines.review import ReviewConfig, review_committed
+from pipelines.review_queue import queue_classes, review_items
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import annotate, rows, write_images
 from tests.pipelines.test_main_job import captioner
@@ -26,11 +30,18 @@ DECODING = FakeCaptioner().decoding.id
 @pytest.fixture
 def output(tmp_path: Path) -> Output:
     """Twenty captions of different confidence, and one more image with the bytes of the first."""
-    write_images(tmp_path / "in", 20)
+    for number, path in enumerate(write_images(tmp_path / "in", 20)):
+        noise = np.random.default_rng(number).integers(0, 256, (10, 12, 3), np.uint8)
+        plain = np.asarray(Image.open(path))
+        Image.fromarray(plain // 2 + noise // 2).save(path)  # near-duplicates of no other
     shutil.copy(tmp_path / "in" / "00000.png", tmp_path / "in" / "copy.png")
     output = Output((tmp_path / "out").as_uri())
     annotate(tmp_path / "in", output)
     return output
+
+
+def plan_review(output: Output, model_id: str, decoding: str, below: float) -> ReviewPlan:
+    return plan_by(output, model_id, decoding, ReviewRules(review_below=below, audit=0))
 
 
 class TestPlan:
@@ -44,7 +55,8 @@ class TestPlan:
         assert max(confidences) < below
 
     def test_equal_bytes_are_one_item_of_review(self, output: Output):
-        assert plan_review(output, "fake@1", DECODING, 1.0) == ReviewPlan(20, 1)
+        reasons = {"threshold": 20, "deferred": 1}
+        assert plan_review(output, "fake@1", DECODING, 1.0) == ReviewPlan(20, 1, 0, reasons)
         assert len({item.image_id for item in review_items(output)}) == 20
         (deferred,) = [row for row in rows(output, "review") if row["reasons"] == ["deferred"]]
         assert deferred["uri"].endswith("/copy.png")
@@ -83,9 +95,24 @@ class TestPlan:
         plan_review(output, "fake@1", DECODING, 0.0)
         assert {row["model_id"] for row in rows(output, "review")} == {"fake@2"}
 
-    def test_what_is_no_probability_is_refused(self, output: Output):
-        with pytest.raises(ValueError, match="review_below is 7"):
-            plan_review(output, "fake@1", DECODING, 7)
+    def test_the_manifest_tells_of_the_plan(self, output: Output):
+        (run_id,) = {row["run_id"] for row in rows(output)}
+        review = ReviewConfig(rules=ReviewRules(budget=2, audit=1.0))
+        manifest = review_committed(output, run_id, "fake@1", DECODING, review)
+        assert manifest == output.read_manifest(run_id)
+        found = manifest["review"]
+        assert found["rules"]["budget"] == 2
+        assert (found["queued"], found["audited"]) == (21, 21)
+        assert found["reasons"] == {"budget": 2, "audit": 21}
+
+    def test_rules_out_of_reach_leave_the_queue_and_are_in_the_manifest(self, output: Output):
+        plan_review(output, "fake@1", DECODING, 0.5)
+        before = output.current()
+        (run_id,) = {row["run_id"] for row in rows(output)}
+        review = ReviewConfig(rules=ReviewRules(budget=22))
+        manifest = review_committed(output, run_id, "fake@1", DECODING, review)
+        assert "only 21 captions" in manifest["review"]["error"]
+        assert output.current() == before
 
 
 class TestPush:
@@ -95,7 +122,17 @@ class TestPush:
         return tmp_path / "scenes"
 
     def flags(self, images: Path, output: Path, url: str, project: str) -> list[object]:
-        flags = ["annotate", "--input", images, "--output", output, "--review_below", "1"]
+        flags = [
+            "annotate",
+            "--input",
+            images,
+            "--output",
+            output,
+            "--review_below",
+            "1",
+            "--audit",
+            "0",
+        ]
         return [*flags, "--label_studio_url", url, "--label_studio_project", project]
 
     def test_promise_7_label_studio_sees_each_image_once(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from captioner.checkpoint import embedded_path
 from captioner.loading import load
 from captioner.scenes import render, sample, write_folder
 from captioner.training.from_scenes import SceneMaterial
@@ -55,6 +58,7 @@ class TestTrain:
         for name in ("best", "last"):
             captioner = load(str(tmp_path / "model" / name), device="cpu")
             assert captioner.model_id.startswith("captioner@")
+            assert captioner.fills == ("feature_distance",)
             card = (tmp_path / "model" / name / "README.md").read_text()
             assert "38 images with" in card
             assert "hidden_size: 24" in card
@@ -89,6 +93,7 @@ class TestTrain:
         }
         captioner = load(str(tmp_path / "model" / "last"), device="cpu")
         assert captioner.tokenizer.languages == ("zh", "en")
+        assert captioner.fills == ("feature_distance",)
 
     @pytest.mark.parametrize(
         ("flags", "part"),
@@ -341,3 +346,52 @@ class TestEvaluate:
     def test_nothing_to_score(self, tmp_path, capsys):
         assert main(["evaluate", "--data", str(tmp_path)]) == EXIT_USAGE
         assert "holds no captions" in capsys.readouterr().err
+
+
+class TestStatistics:
+    @pytest.fixture
+    def model(self, tmp_path) -> Path:
+        return Path(shutil.copytree(embedded_path(), tmp_path / "model"))
+
+    def add(self, model, data) -> int:
+        return main(["statistics", "--model", str(model), "--data", data, "--device", "cpu"])
+
+    def test_of_a_folder(self, model, data, tmp_path, capsys):
+        folder = Path(shutil.copytree(data, tmp_path / "data"))
+        (folder / "scene-000003.jpg").write_bytes(b"no image")
+        assert self.add(model, str(folder)) == EXIT_DONE
+        told = capsys.readouterr()
+        captioner = load(str(model), device="cpu")
+        assert told.out == f"{captioner.model_id}\n"
+        assert "1 of 40 images cannot be read and are left out" in told.err
+        assert "another id now" in told.err
+        images = [captioner.prepare(Image.open(path)) for path in sorted(Path(data).glob("*.jpg"))]
+        images.append(captioner.prepare(Image.effect_noise((64, 64), 90).convert("RGB")))
+        *scenes, noise = (
+            caption.features["feature_distance"] for caption in captioner.caption(images)
+        )
+        assert noise > 2 * max(scenes)
+
+    def test_of_scenes(self, model, capsys):
+        assert self.add(model, "scenes:9") == EXIT_DONE
+        assert load(str(model), device="cpu").fills == ("feature_distance",)
+
+    @pytest.mark.parametrize(
+        ("data", "message"),
+        [
+            ("nowhere", "nowhere"),
+            ("scenes:0", "'scenes:0' names no scenes"),
+            ("scenes:1", "1 images tell nothing of how images differ; give 2 or more"),
+            ("https://u:secret@host/x", "carries"),
+        ],
+    )
+    def test_wrong_usage_is_told(self, model, capsys, data, message):
+        assert self.add(model, data) == EXIT_USAGE
+        told = capsys.readouterr().err
+        assert message in told
+        assert "secret" not in told
+        assert len(list(model.iterdir())) == 4
+
+    def test_no_model(self, data, tmp_path, capsys):
+        assert self.add(tmp_path, data) == EXIT_USAGE
+        assert "there is no config.json" in capsys.readouterr().err

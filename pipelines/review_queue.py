@@ -1,12 +1,6 @@
-"""PlanReview: which committed captions a person should look at.
+"""The live review queue: replacing one model's part of it, and reading what is to be pushed."""
 
-The queue is a pure function of what was committed and of the options, never of rows in flight:
-a resumed run plans the same queue as an unbroken one.
-"""
-
-from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,60 +12,10 @@ from pipelines.output import Output
 from pipelines.parts import encode, publish
 from pipelines.records import annotations_of
 from schemas.kinds import ReviewReason
-from schemas.tables import REVIEW
-
-_PLANNED = ["image_id", "uri", "uri_version", "model_id", "decoding", "confidence", "run_id"]
 
 
-@dataclass(frozen=True)
-class ReviewPlan:
-    """What is in the queue, and what waits for the review of the same bytes elsewhere."""
-
-    queued: int
-    deferred: int
-
-
-def plan_review(output: Output, model_id: str, decoding: str, review_below: float) -> ReviewPlan:
-    """Plan the review of one model's captions and make it the live queue.
-
-    Captions with a confidence below ``review_below`` are queued, least confident first. Images
-    with the same bytes are one item: the first by uri is queued, the others are deferred.
-
-    Raises:
-        ValueError: if ``review_below`` is not a probability.
-    """
-    if not 0.0 <= review_below <= 1.0:
-        raise ValueError(f"review_below is {review_below}; use a number from 0 to 1")
-    ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
-    below = ours & (pc.field("confidence") < review_below)
-    rows = [
-        row for _, table in output.tables("captions", _PLANNED, below) for row in table.to_pylist()
-    ]
-    queue = _one_of_each(rows)
-    _replace_queue(output, model_id, decoding, queue)
-    deferred = sum(row["reasons"] == [ReviewReason.DEFERRED.value] for row in queue)
-    return ReviewPlan(len(queue) - deferred, deferred)
-
-
-def _one_of_each(rows: list[dict[str, object]]) -> list[dict[str, object]]:
-    groups: dict[object, list[dict[str, object]]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: str(row["uri"])):
-        groups[row["image_id"]].append(row)
-    queue = [
-        {
-            **row,
-            "group_id": row["image_id"],
-            "reasons": [(ReviewReason.DEFERRED if position else ReviewReason.THRESHOLD).value],
-        }
-        for group in groups.values()
-        for position, row in enumerate(group)
-    ]
-    return sorted(queue, key=lambda row: (row["confidence"], row["uri"]))
-
-
-def _replace_queue(
-    output: Output, model_id: str, decoding: str, queue: list[dict[str, object]]
-) -> None:
+def replace_queue(output: Output, model_id: str, decoding: str, queue: pa.Table) -> None:
+    """Make these rows of ``review`` the live queue of a model; those of others stay."""
     current = output.current()
     old = [
         file.path
@@ -79,9 +23,8 @@ def _replace_queue(
         if table.slice(0, 1).to_pylist() == [{"model_id": model_id, "decoding": decoding}]
     ]
     new = []
-    if queue:
-        data = encode(pa.Table.from_pylist(queue, schema=REVIEW))
-        new.append(publish(output, "review", data, len(queue)))
+    if queue.num_rows:
+        new.append(publish(output, "review", encode(queue), queue.num_rows))
     after = current.replacing("review", old, new)
     if after != current:
         output.replace_current(after)

@@ -1,0 +1,277 @@
+"""PlanReview: which committed captions a person should look at, and why.
+
+The queue is a pure function of what was committed, of the reviews so far and of the rules, never
+of rows in flight or of chance: a resumed run plans the same queue as an unbroken one.
+"""
+
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from captioner.confidence.duplicates import group_ids
+from captioner.confidence.guarantee import (
+    Certificate,
+    accept_threshold,
+    kept_for_guarantees,
+)
+from pipelines.committed import newest_verdicts
+from pipelines.output import Output, OutputError
+from pipelines.review_queue import replace_queue
+from pipelines.review_rules import Guarantee, ReviewRules, RulesError
+from schemas.identity import row_key
+from schemas.kinds import ReviewReason
+from schemas.tables import CAPTIONS, REVIEW
+from schemas.uris import redact
+
+__all__ = ["Guarantee", "ReviewPlan", "ReviewRules", "RulesError", "plan_review"]
+
+_PLANNED = [
+    *("image_id", "uri", "uri_version", "model_id", "decoding", "confidence", "run_id"),
+    *("phash", "confidence_id"),
+]
+_Mask = npt.NDArray[np.bool_]
+_Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ReviewPlan:
+    """What is in the queue.
+
+    Attributes:
+        queued: captions to review.
+        deferred: captions that a rule chose, but that wait for the review of a near-duplicate.
+        audited: captions of the audit; some of them are queued for other reasons, too.
+        reasons: captions a reason; one that has several counts for each.
+        certificate: what the labels say of the guarantee, if one was asked for.
+        messages: what a person should know besides.
+    """
+
+    queued: int = 0
+    deferred: int = 0
+    audited: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    certificate: Certificate | None = None
+    messages: tuple[str, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON."""
+        certificate = self.certificate and {
+            **asdict(self.certificate),
+            "message": self.certificate.message,
+        }
+        return {**vars(self), "messages": list(self.messages), "certificate": certificate}
+
+
+def plan_review(output: Output, model_id: str, decoding: str, rules: ReviewRules) -> ReviewPlan:
+    """Plan the review of one model's captions and make it the live queue.
+
+    The queue is the union of what the rules choose, least confident first; each row says all its
+    reasons.
+
+    - Near-duplicates (see `group_ids`) are one item: of what a rule chooses, the least confident of
+      a group is queued, then by uri, and the others are deferred. Once one of a group was
+      reviewed, no other is queued.
+    - Captions that were reviewed are not queued again, and cost no budget.
+    - The audit draws each caption by a hash of seed, uri, model and decoding, alone: groups and
+      reviews are of no account, a caption once drawn is drawn in every later plan, and a larger
+      share adds to a smaller one. Equal bytes under two uris may both be drawn: each is a draw of
+      its own, though one review, which is of an image and its caption, answers for both.
+    - A guarantee rests on the audited captions that were reviewed, edited ones counted as wrong and
+      skipped ones left out; never on other reviews, which are no random sample. Of these it takes
+      the half that never fits a confidence head (`kept_for_guarantees`). Any score will do,
+      calibrated or not. What cannot be certified is queued: all captions, where the labels are too
+      few.
+
+    Raises:
+        OutputError: if a confidence is not a number, or a perceptual hash none.
+        RulesError: if the budget is above the number of captions. The queue is as before.
+    """
+    captions = _read(output, model_id, decoding, rules)
+    if not len(captions.confidence):
+        replace_queue(output, model_id, decoding, REVIEW.empty_table())
+        return ReviewPlan()
+    choice = _choose(captions, rules)
+    reasons = _reasons(captions, choice)
+    replace_queue(output, model_id, decoding, _rows(captions, reasons, rules))
+    counts = {reason.value: int(mask.sum()) for reason, mask in reasons.items()}
+    deferred = counts[ReviewReason.DEFERRED]
+    return ReviewPlan(
+        queued=int(np.logical_or.reduce([*reasons.values()]).sum()) - deferred,
+        deferred=deferred,
+        audited=counts[ReviewReason.AUDIT],
+        reasons={reason: count for reason, count in counts.items() if count},
+        certificate=choice.certificate,
+        messages=(*_of_several_heads(captions), *choice.messages),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Captions:
+    """One model's captions, least confident first, then by uri.
+
+    Attributes:
+        table: what the queue takes from them, a row each.
+        confidence: of each [n].
+        group: number of each one's group of near-duplicates [n].
+        group_names: what the groups are called.
+        audited: which the audit draws [n].
+        verdicts: what was said of images: whether the caption is right; None if that was skipped.
+        reviewed: which have a verdict, even that [n].
+        open: the one of each group that is to be reviewed if a rule chooses it [n]; none where one
+            was reviewed.
+    """
+
+    table: pa.Table
+    confidence: _Floats
+    group: npt.NDArray[np.int64]
+    group_names: pa.Array
+    audited: _Mask
+    verdicts: dict[str, bool | None]
+    reviewed: _Mask
+    open: _Mask
+
+
+def _read(output: Output, model_id: str, decoding: str, rules: ReviewRules) -> _Captions:
+    ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
+    parts = [table for _, table in output.tables("captions", _PLANNED, ours)]
+    empty = pa.schema([CAPTIONS.field(name) for name in _PLANNED]).empty_table()
+    table = pa.concat_tables([empty, *parts], promote_options="permissive").combine_chunks()
+    table = table.sort_by([("confidence", "ascending"), ("uri", "ascending")])
+    confidence = table["confidence"].to_numpy().astype(np.float64)
+    _check_confidence(output, table, confidence)
+    try:
+        groups = group_ids(*(table[name].combine_chunks() for name in ("image_id", "phash")))
+    except ValueError as error:
+        raise OutputError(f"{output.uri} is damaged: {error}") from error
+    encoded = groups.dictionary_encode()
+    group = encoded.indices.to_numpy().astype(np.int64)
+    verdicts = newest_verdicts(output, ours)
+    reviewed = pc.is_in(table["image_id"], pa.array(verdicts, pa.string())).to_numpy()
+    # Of rows in this order the first of a group is its least confident; one reviewed comes first.
+    order = np.argsort(~reviewed, kind="stable")
+    firsts = order[np.unique(group[order], return_index=True)[1]]
+    first = np.zeros(len(group), np.bool_)
+    first[firsts] = True
+    audited = _audited(table, rules)
+    return _Captions(
+        table,
+        confidence,
+        group,
+        encoded.dictionary,
+        audited,
+        verdicts,
+        reviewed,
+        first & ~reviewed,
+    )
+
+
+def _check_confidence(output: Output, table: pa.Table, confidence: _Floats) -> None:
+    wrong = np.flatnonzero(np.isnan(confidence))
+    if len(wrong):
+        raise OutputError(
+            f"{output.uri} has {len(wrong):,} captions whose confidence is not a number, such as "
+            f"that of {redact(table['uri'][int(wrong[0])].as_py())}; give them one: captioner "
+            "rescore"
+        )
+
+
+def _audited(table: pa.Table, rules: ReviewRules) -> _Mask:
+    """Return which rows the audit draws: each by itself, so order and other rows do not matter."""
+    below = int(Fraction(rules.audit) * 2**64)
+    keys = (table[name].to_pylist() for name in ("uri", "model_id", "decoding"))
+    drawn = (
+        int.from_bytes(row_key("audit", str(rules.seed), *key)[:8], "big") < below
+        for key in zip(*keys, strict=True)
+    )
+    return np.fromiter(drawn, np.bool_, table.num_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Choice:
+    """What the rules choose, before groups are looked at, and what the budget buys."""
+
+    chosen: dict[ReviewReason, _Mask]
+    bought: _Mask
+    certificate: Certificate | None = None
+    messages: tuple[str, ...] = ()
+
+
+def _choose(captions: _Captions, rules: ReviewRules) -> _Choice:
+    chosen, certificate, messages = {}, None, []
+    if rules.review_below is not None:
+        chosen[ReviewReason.THRESHOLD] = captions.confidence < rules.review_below
+    budget = rules.budgeted(len(captions.confidence))
+    bought = captions.open & (np.cumsum(captions.open) <= budget)
+    if bought.sum() < budget:
+        messages.append(f"the budget is {budget:,}, but only {bought.sum():,} are left to review")
+    if rules.guarantee is not None:
+        certificate, unlabelled = _certify(captions, rules.guarantee)
+        lowest = np.inf if certificate.threshold is None else certificate.threshold
+        chosen[ReviewReason.GUARANTEE] = captions.confidence < lowest
+        if unlabelled:
+            messages.append(
+                f"{unlabelled:,} audited captions that are to certify have no verdict yet; the "
+                "guarantee takes those that have one for a random part of them"
+            )
+    return _Choice(chosen, bought, certificate, tuple(messages))
+
+
+def _certify(captions: _Captions, guarantee: Guarantee) -> tuple[Certificate, int]:
+    """Return the certificate, and how many audited captions have no label to support it."""
+    names = captions.table["image_id"].to_pylist()
+    rows = [row for row in np.flatnonzero(captions.audited) if kept_for_guarantees(names[row])]
+    images = [names[row] for row in rows]
+    verdicts = [captions.verdicts.get(image) for image in images]
+    known = np.array([verdict is not None for verdict in verdicts], np.bool_)
+    correct = np.array([verdict is True for verdict in verdicts], np.bool_)
+    certificate = accept_threshold(
+        captions.confidence,
+        captions.confidence[np.array(rows, np.intp)[known]],
+        correct[known],
+        accuracy=guarantee.accuracy,
+        confidence=guarantee.confidence,
+    )
+    return certificate, int((~known).sum())
+
+
+def _reasons(captions: _Captions, choice: _Choice) -> dict[ReviewReason, _Mask]:
+    """Return which captions are in the queue for each reason, in the order of the reasons."""
+    reasons = {reason: mask & captions.open for reason, mask in choice.chosen.items()}
+    reasons |= {ReviewReason.BUDGET: choice.bought, ReviewReason.AUDIT: captions.audited}
+    queued = np.logical_or.reduce([*reasons.values()])
+    bought_groups = np.isin(captions.group, captions.group[choice.bought])
+    waiting = np.logical_or.reduce([bought_groups, *choice.chosen.values()])
+    reasons[ReviewReason.DEFERRED] = waiting & ~queued & ~captions.reviewed
+    return {reason: reasons[reason] for reason in ReviewReason if reason in reasons}
+
+
+def _rows(captions: _Captions, reasons: dict[ReviewReason, _Mask], rules: ReviewRules) -> pa.Table:
+    """Return the rows of ``review``."""
+    flags = np.stack([*reasons.values()], axis=1)
+    rows = np.flatnonzero(flags.any(1))
+    names = pa.array([reason.value for reason in reasons], pa.string())
+    starts = np.concatenate([[0], np.cumsum(flags[rows].sum(1))])
+    values = names.take(pa.array(np.nonzero(flags[rows])[1]))
+    chance = rules.audit or None
+    columns = {name: captions.table[name].take(rows) for name in _PLANNED if name in REVIEW.names}
+    columns |= {
+        "reasons": pa.ListArray.from_arrays(pa.array(starts, pa.int32()), values),
+        "inclusion_probability": pa.array([chance] * len(rows), pa.float64()),
+        "group_id": captions.group_names.take(pa.array(captions.group[rows])),
+    }
+    return pa.table([columns[name] for name in REVIEW.names], schema=REVIEW).combine_chunks()
+
+
+def _of_several_heads(captions: _Captions) -> list[str]:
+    heads = pc.count_distinct(captions.table["confidence_id"], mode="all").as_py()
+    if heads == 1:
+        return []
+    return [
+        f"the captions' confidences come from {heads} confidence heads, or from none, and do not "
+        "compare; captioner rescore makes them one"
+    ]
