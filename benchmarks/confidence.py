@@ -47,7 +47,7 @@ from captioner.scenes.degrade import Degradation, degrade, draw_degradation
 from captioner.statistics import FeatureStatistics
 
 WEAK = (
-    "captioner train --data scenes:12800 --epochs 2 --tasks labels boxes masks --encoder grid "
+    "captioner train --data scenes:12800 --epochs 3 --tasks labels boxes masks --encoder grid "
     "--decoder lstm --embedding_size 96 --hidden_size 256 --attention_size 128 --dropout 0.1 "
     "--embedding_dropout 0 --batch_size 64 --captions_per_image 1 --label_smoothing 0 "
     "--learning_rate 2e-3 --encoder_learning_rate 2e-3 --output FOLDER (its folder last)"

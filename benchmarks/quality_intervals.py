@@ -8,7 +8,8 @@ which is no probability. An audit draws captions at random; estimates are made o
 function that `captioner quality` uses. Prints how often the 95% interval holds the true accuracy,
 how often it lies above and below it, and how many labels are needed as a share of those that
 simple random sampling needs for an interval (Wilson's) of the same width. Then the same where
-captions below a confidence are queued and reviewed, all of them or a part.
+captions below a confidence are queued and reviewed: all of them, a part at random, or the least
+confident first.
 """
 
 import argparse
@@ -20,7 +21,8 @@ from scipy import stats
 from scipy.special import expit, logit
 from training_runs import machine
 
-from captioner.confidence.quality import Estimate, Mask, Reviewed, Values, estimate, wilson
+from captioner.confidence.quality import Estimate, Mask, Reviewed, Values, estimate
+from captioner.confidence.sampling import wilson
 
 LABELS = (200, 500, 1000)
 WORLDS = (
@@ -29,7 +31,13 @@ WORLDS = (
     (0.7, 0.9, 0.3),
     (0.7, 0.9, 4.0),
 )
-QUEUES = ((1.0, 1.0), (1.0, 0.6), (0.5, 0.6))
+FIRST = "least confident first"
+QUEUES = (
+    (1.0, 1.0, "random"),
+    (1.0, 0.6, "random"),
+    (0.5, 0.6, "random"),
+    *((share, 1.0, FIRST) for share in (0.08, 0.5, 0.9)),
+)
 BELOW = 0.3
 
 
@@ -56,8 +64,11 @@ def main() -> None:
     for world in WORLDS:
         for labels in LABELS:
             print(audit_line(args, world, labels), flush=True)
-    print("\n| queued reviewed | audit reviewed | all: holds | accepted: holds | queued: holds |")
-    print("|---" * 5 + "|")
+    print(
+        "\n| queued reviewed | audit reviewed | all: holds | accepted: holds | queued: holds | "
+        "all: width | accepted: width | queued: width |"
+    )
+    print("|---" * 8 + "|")
     for queue in QUEUES:
         print(queue_line(args, *queue), flush=True)
     print(
@@ -77,7 +88,10 @@ def audit_line(args: argparse.Namespace, world: tuple[float, float, float], labe
         confidence, correct = captions(rng, args.captions, *world)
         index = np.flatnonzero(rng.random(args.captions) < labels / args.captions)
         chances = np.full(len(index), labels / args.captions)
-        found = estimate(Reviewed(confidence, nothing_queued, index, correct[index], chances))
+        nothing_known = np.zeros(len(index), np.bool_)
+        found = estimate(
+            Reviewed(confidence, nothing_queued, index, correct[index], nothing_known, chances)
+        )
         low, high = wilson(correct[index].mean(), len(index) / (1 - len(index) / args.captions))
         holds.append(side(found, correct.mean()))
         widths.append((found.high - found.low, high - low))
@@ -91,21 +105,32 @@ def audit_line(args: argparse.Namespace, world: tuple[float, float, float], labe
     )
 
 
-def queue_line(args: argparse.Namespace, of_queue: float, of_audit: float) -> str:
+def queue_line(args: argparse.Namespace, of_queue: float, of_audit: float, order: str) -> str:
     """Measure estimates where captions of little confidence are queued; return a line."""
     rng = np.random.default_rng(args.seed)
-    holds = []
+    holds, widths = [], []
     for _ in range(args.trials):
         confidence, correct = captions(rng, args.captions, 0.7, 0.9, 1.0)
         accepted = confidence >= BELOW
-        audited = accepted & (rng.random(args.captions) < 0.05)
-        share = np.where(accepted, of_audit * confidence**0.5, of_queue)  # The surer, the sooner.
-        index = np.flatnonzero((audited | ~accepted) & (rng.random(args.captions) < share))
-        reviewed = Reviewed(confidence, accepted, index, correct[index], np.full(len(index), 0.05))
+        audited = rng.random(args.captions) < 0.05
+        if order == "random":  # The audit's surer captions sooner.
+            answered = rng.random(args.captions) < of_audit * confidence**0.5
+            done = np.where(accepted, answered, rng.random(args.captions) < of_queue)
+        else:
+            done = (confidence <= np.quantile(confidence[~accepted], of_queue)) | audited
+        index = np.flatnonzero((audited | ~accepted) & done)
+        chances = np.full(len(index), 0.05)
+        reviewed = Reviewed(confidence, accepted, index, correct[index], ~audited[index], chances)
         parts = (np.ones_like(accepted), accepted, ~accepted)
-        holds.append([side(estimate(reviewed, rows), correct[rows].mean()) for rows in parts])
+        found = [estimate(reviewed, rows) for rows in parts]
+        holds.append(
+            [side(one, correct[rows].mean()) for one, rows in zip(found, parts, strict=True)]
+        )
+        widths.append([one.high - one.low for one in found])
     cells = " | ".join(f"{share:.1%}" for share in np.mean(np.array(holds) == 0, 0))
-    return f"| {of_queue:.0%} | {of_audit:.0%} x sqrt(confidence) | {cells} |"
+    width = " | ".join(f"{one:.3f}" for one in np.mean(widths, 0))
+    audit = f"{of_audit:.0%} x sqrt(confidence)" if order == "random" else "all"
+    return f"| {of_queue:.0%}, {order} | {audit} | {cells} | {width} |"
 
 
 def side(found: Estimate, truth: float) -> int:

@@ -19,6 +19,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 STRATEGIES = ("greedy", "beam", "sample")
 EXTRAS = ("image_information", "rescored_logprob_mean")
 """Features that cost a pass of the decoder each, and are computed only where they are asked for."""
+OF_BEAMS = ("beam_gap", "beam_agreement")
+"""Features that compare the captions of a search; a search that found only one has none."""
 LANGUAGE_NAME = re.compile("[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}")
 """What a language is called: ``zh``, or ``zh-Hans``."""
 
@@ -191,7 +193,10 @@ class Captioner(Protocol):
 
     @property
     def fills(self) -> tuple[str, ...]:
-        """Columns and features that it fills in every row, of those that not all models fill."""
+        """Columns and features that it fills in every row, of those that not all models fill.
+
+        Those of ``OF_BEAMS`` it fills where its search found more than one caption.
+        """
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from captioner.agreement import heads_disagree
 from captioner.annotations import Annotations, ClassNames
 from captioner.contract import (
     EXTRAS,
+    OF_BEAMS,
     Caption,
     DecodingConfig,
     Geometry,
@@ -268,8 +269,13 @@ class AttentionCaptioner:
 
     @property
     def fills(self) -> tuple[str, ...]:
-        """Columns and features that it fills in every row, of those that not all models fill."""
+        """Columns and features that it fills in every row, of those that not all models fill.
+
+        Those of ``OF_BEAMS`` it fills where its search found more than one caption.
+        """
         found = [name for name, classes in vars(self.classes).items() if classes]
+        if self._decoding.strategy == "beam" and self._decoding.beam_size > 1:
+            found.extend(OF_BEAMS)
         if self._statistics is not None:
             found.append("feature_distance")
         return (*found, *self._extras)

@@ -44,15 +44,16 @@ def calibrate(args: argparse.Namespace) -> int:
             decoding=decoding.id,
             calibration=args.calibration,
             seed=args.fold_seed,
+            all_labels=args.no_guarantee,
         )
     except FitError as error:
         raise UsageError(f"--labels {redact(args.labels)}: {error} ({summary})") from error
-    print(summary)
-    print("\n".join(fitted.report.lines()))
     for name in missing:
         data = storage.read_bytes(storage.join(source, name))
         storage.write_bytes_atomically(storage.join(target, name), data)
     save_heads(target, [*kept, fitted.head])
+    print(summary)
+    print("\n".join(fitted.report.lines()))
     shown = redact(target).removeprefix("file://")
     print(f"head {fitted.head.id} is in {shown}/{HEADS_FILE}")
     print(f"use it: captioner annotate --model {shown}")
@@ -80,8 +81,8 @@ def rescore_output(args: argparse.Namespace) -> int:
     for one in done:
         print(_said(one))
     if any(one.changed for one in done) and output.current().of("review"):
-        say("The review queue was planned with the old confidence: plan it anew with")
-        say(f"  captioner review plan {output.uri}")
+        say("The review queue was planned with the old confidence: plan it anew, with your rules:")
+        say(f"  captioner review plan {output.uri} --review_below 0.5")
     return EXIT_DONE
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -11,7 +11,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
-from captioner.confidence import score
+from captioner.confidence import Confidence, score
 from captioner.confidence.head import ConfidenceHead
 from captioner.contract import Captioner
 from pipelines.bundles import at_end_of_bundle
@@ -143,17 +143,21 @@ class CaptionBatches(beam.DoFn):
         self._limit.shrink(size)
 
 
+_UNCALIBRATED = Metrics.counter("confidence", "captions_uncalibrated")
+
+
 def score_confidence(
     item: Captioned | Failure, head: ConfidenceHead | None = None
 ) -> Captioned | Failure:
     """Say how likely a caption is to be right; failures pass through.
 
-    A caption whose features the head cannot do without becomes a failure.
+    A caption that lacks a feature of the head is kept, uncalibrated; one that lacks even
+    ``logprob_mean`` becomes a failure.
     """
     if isinstance(item, Failure):
         return item
     try:
-        confidence = score(item.caption.features, head)
+        confidence = _confidence(item.caption.features, head)
     except ValueError as error:
         return Failure(item.ref, Stage.CAPTION, FailureKind.MODEL_ERROR, str(error))
     return dataclasses.replace(
@@ -162,3 +166,14 @@ def score_confidence(
         confidence_kind=confidence.kind.value,
         confidence_id=confidence.id,
     )
+
+
+def _confidence(features: Mapping[str, float | None], head: ConfidenceHead | None) -> Confidence:
+    try:
+        return score(features, head)
+    except ValueError:
+        if head is None:
+            raise
+    confidence = score(features)
+    _UNCALIBRATED.inc()
+    return confidence

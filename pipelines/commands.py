@@ -67,6 +67,30 @@ def uri_of(option: str, text: str) -> str:
         raise UsageError(f"{option} {redact(text)!r}: {error}") from error
 
 
+def chosen_kind(output: Output, model_id: str | None, decoding: str | None) -> tuple[str, str]:
+    """Return the model and decoding that the options name, or the only ones there are.
+
+    Raises:
+        UsageError: if there are no captions, none that fit, or several kinds that do.
+    """
+    there = sorted(captions_by_model(output))
+    if not there:
+        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
+    fits = [pair for pair in there if model_id in (None, pair[0]) and decoding in (None, pair[1])]
+    if len(fits) == 1:
+        return fits[0]
+    known = ", ".join(f"--model_id {one} --decoding {way}" for one, way in there)
+    if not fits:
+        asked = " ".join(
+            f"{flag} {value}"
+            for flag, value in (("--model_id", model_id), ("--decoding", decoding))
+            if value is not None
+        )
+        raise UsageError(f"{asked} has no captions here; there are: {known}")
+    flag = "--model_id" if len({one for one, _ in fits}) > 1 else "--decoding"
+    raise UsageError(f"{output.uri} holds captions of several kinds; choose by {flag}: {known}")
+
+
 def decoding_config(args: argparse.Namespace) -> DecodingConfig:
     """Return the decoding configuration that the options ask for.
 
@@ -133,20 +157,13 @@ def review_plan(args: argparse.Namespace) -> int:
     """Plan the queue of an output that is there already."""
     rules, output = _rules(args), _existing(args.output)
     with opened(output, str(output.run_id)):
-        models = captions_by_model(output)
-        if args.model_id and args.model_id not in {model_id for model_id, _ in models}:
-            known = ", ".join(sorted({model_id for model_id, _ in models}))
-            raise UsageError(f"--model_id {args.model_id} has no captions here; there are: {known}")
-        wanted = [key for key in sorted(models) if args.model_id in (None, key[0])]
-        for key in wanted:
-            try:
-                rules.budgeted(models[key])
-            except RulesError as error:  # before a queue of any model is written
-                raise UsageError(f"{' '.join(key)}: {error}") from error
-        for model_id, decoding in wanted:
+        model_id, decoding = chosen_kind(output, args.model_id, args.decoding)
+        try:
             plan = plan_review(output, model_id, decoding, rules).as_dict()
-            print(f"{model_id} {decoding}")
-            print("\n".join(queue_lines({"rules": rules.as_dict(), **plan})))
+        except RulesError as error:
+            raise UsageError(f"{model_id} {decoding}: {error}") from error
+        print(f"{model_id} {decoding}")
+        print("\n".join(queue_lines({"rules": rules.as_dict(), **plan})))
     return EXIT_DONE
 
 

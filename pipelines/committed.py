@@ -3,6 +3,9 @@
 from collections import Counter
 from datetime import UTC, datetime
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.output import Output
@@ -41,3 +44,16 @@ def newest_verdicts(output: Output, ours: pc.Expression) -> dict[str, bool | Non
         if row["verdict"] != Verdict.SKIPPED:
             verdicts[row["image_id"]] = row["verdict"] == Verdict.ACCEPTED
     return verdicts
+
+
+def first_of_image(captions: pa.Table) -> npt.NDArray[np.bool_]:
+    """Return which rows are their image's first by uri: one of each image, whatever their order.
+
+    Args:
+        captions: of one model and decoding, with ``image_id`` and ``uri``.
+    """
+    images = captions["image_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    order = pc.sort_indices(captions["uri"]).to_numpy()
+    first = np.zeros(captions.num_rows, np.bool_)
+    first[order[np.unique(images[order], return_index=True)[1]]] = True
+    return first

@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+import pyarrow.compute as pc
+
 from captioner.checkpoint import embedded_path
 from captioner.confidence.head import ConfidenceHead, head_for, load_heads
 from captioner.contract import EMBEDDED, EXTRAS
 from pipelines import storage
 from pipelines.commands import UsageError
+from pipelines.done import column_of
+from pipelines.output import Output
 from pipelines.report.terminal import say
+from schemas.kinds import ConfidenceKind
 
 
 def model_folder(model: str) -> str | None:
@@ -44,3 +50,34 @@ def head_of(
         wanted = " ".join((*extras, *lacking))
         raise UsageError(f"the model's confidence head needs {lacking[0]}: add --features {wanted}")
     return head
+
+
+def say_uncalibrated(output: Output, run_id: str, head: ConfidenceHead | None) -> None:
+    """Say which of a run's captions lack what its head needs, here and in the manifest.
+
+    Args:
+        output: that the run is committed to.
+        run_id: the run.
+        head: the run's; without one there is nothing to say.
+    """
+    if head is None:
+        return
+    kind = ConfidenceKind.UNCALIBRATED.value
+    ours = (pc.field("run_id") == run_id) & (pc.field("confidence_kind") == kind)
+    captions, lacking = 0, dict.fromkeys(head.features, 0)
+    for _, table in output.tables("captions", [*map(column_of, head.features)], ours):
+        captions += table.num_rows
+        for name in head.features:
+            values = table.column(name).to_numpy().astype(np.float64)  # null becomes NaN
+            lacking[name] += int((~np.isfinite(values)).sum())
+    if not captions:
+        return
+    lacking = {name: count for name, count in lacking.items() if count}
+    manifest = output.read_manifest(run_id)
+    manifest["uncalibrated"] = {"captions": captions, "lacking": lacking}
+    output.write_manifest(run_id, manifest)
+    told = ", ".join(f"{name} in {count:,}" for name, count in lacking.items())
+    say(
+        f"{captions:,} captions are uncalibrated: confidence head {head.id} needs what they lack "
+        f"({told})"
+    )

@@ -36,7 +36,7 @@ def add_calibrate(
         "--no_guarantee",
         action="store_true",
         help="use all reviews, also those of the half of the images that is kept for "
-        "review --guarantee, which can promise nothing then",
+        "review plan --guarantee, which can promise nothing then",
     )
     calibrate.add_argument(
         "--output",

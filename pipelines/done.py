@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner.contract import EXTRAS
+from captioner.contract import EXTRAS, OF_BEAMS
 from pipelines.listing import ImageRef
 from pipelines.output import Output
 from schemas.identity import KEY_BYTES, row_key
@@ -24,11 +24,26 @@ def column_of(name: str) -> str:
     return f"features.{name}" if name in _FEATURES else name
 
 
+def columns_of(names: tuple[str, ...]) -> list[str]:
+    """Return what of ``captions`` has to be read to say what lacks those columns."""
+    beams = ["n_best"] if set(OF_BEAMS).intersection(names) else []
+    return [*map(column_of, names), *beams]
+
+
 def lacks(table: pa.Table, names: tuple[str, ...]) -> pa.ChunkedArray:
-    """Say of each row whether one of those columns is null."""
+    """Say of each row whether one of those columns is null, and need not be.
+
+    Args:
+        table: with the columns that ``columns_of`` names.
+        names: of columns and features.
+    """
     lacking = pa.chunked_array([pa.repeat(pa.scalar(False), table.num_rows)])
     for name in names:
-        lacking = pc.or_(lacking, pc.is_null(table.column(name)))
+        null = pc.is_null(table.column(name))
+        if name in OF_BEAMS:
+            several = pc.greater(pc.list_value_length(table.column("n_best")), 1)
+            null = pc.and_(null, several.fill_null(False))
+        lacking = pc.or_(lacking, null)
     return lacking
 
 
@@ -46,7 +61,8 @@ def lost_by(
     ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
     at_risk = tuple(name for name in EXTRAS if name not in refill)
     lost = dict.fromkeys(at_risk, 0)
-    for _, table in output.tables("captions", [*map(column_of, (*at_risk, *refill))], ours):
+    wanted = [*map(column_of, at_risk), *columns_of(refill)]
+    for _, table in output.tables("captions", wanted, ours):
         again = table.filter(lacks(table, refill))
         for name in at_risk:
             lost[name] += again.num_rows - again.column(name).null_count
@@ -92,7 +108,7 @@ class DoneIndex:
         ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
         done: list[bytes] = []
         captioned: list[bytes] = []
-        wanted = ["uri", "uri_version", *map(column_of, refill)]
+        wanted = ["uri", "uri_version", *columns_of(refill)]
         for _, table in output.tables("captions", wanted, ours):
             captioned.append(b"".join(map(row_key, table.column("uri").to_pylist())))
             whole = table.filter(pc.invert(lacks(table, refill)))

@@ -30,7 +30,7 @@ from pipelines.commands import (
     review_config,
     say_pushed,
 )
-from pipelines.confidence import head_of
+from pipelines.confidence import head_of, say_uncalibrated
 from pipelines.config import AnnotateConfig
 from pipelines.done import lost_by
 from pipelines.listing import ImageRef, ListingCounts, list_images
@@ -83,6 +83,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
         manifest = output.read_manifest(config.run_id)
         seconds = time.monotonic() - started
         print(summary(manifest["counts"], _failure_kinds(output, config), seconds))
+        say_uncalibrated(output, config.run_id, config.head)
         _say_where(output)
     if push_stopped:
         say("The captions are committed; the push to Label Studio was interrupted.")
@@ -289,7 +290,7 @@ def _conclude(args: argparse.Namespace, output: Output, manifest: dict[str, Any]
     review = manifest.get("review", {})
     if "error" in review:
         say(f"The captions are committed, but the review is not planned: {review['error']}")
-        say(f"captioner review plan {output.uri} does that with other rules.")
+        say(f"captioner review plan {output.uri} --review_budget 5% does that with another rule.")
         return EXIT_USAGE
     for line in queue_lines(review):
         say(line)

@@ -273,7 +273,10 @@ def _add_review(commands: Any) -> None:
     plan = actions.add_parser("plan", help="choose which committed captions need a person")
     plan.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
     add_review_rules(plan, "at least one rule is needed")
-    plan.add_argument("--model_id", help="plan this model's captions only (default: all)")
+    plan.add_argument("--model_id", help="whose captions, if the output has several models'")
+    plan.add_argument(
+        "--decoding", help="how they were decoded, if the model's were in several ways"
+    )
     push = actions.add_parser("push", help="send the queue to Label Studio; what is there stays")
     push.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
     _add_label_studio(push.add_argument_group("Label Studio"), required=True)

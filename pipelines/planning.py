@@ -5,7 +5,6 @@ of rows in flight or of chance: a resumed run plans the same queue as an unbroke
 """
 
 from dataclasses import asdict, dataclass, field
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,11 @@ from captioner.confidence.guarantee import (
     accept_threshold,
     kept_for_guarantees,
 )
-from pipelines.committed import newest_verdicts
+from captioner.confidence.head import ALL_LABELS
+from pipelines.committed import first_of_image, newest_verdicts
 from pipelines.output import Output, OutputError
 from pipelines.review_queue import replace_queue
 from pipelines.review_rules import Guarantee, ReviewRules, RulesError
-from schemas.identity import row_key
 from schemas.kinds import ReviewReason
 from schemas.tables import CAPTIONS, REVIEW
 from schemas.uris import redact
@@ -43,10 +42,10 @@ class ReviewPlan:
     """What is in the queue.
 
     Attributes:
-        queued: captions to review.
+        queued: captions to review; audited ones that have a verdict are none.
         deferred: captions that a rule chose, but that wait for the review of a near-duplicate.
         audited: captions of the audit; some of them are queued for other reasons, too.
-        reasons: captions a reason; one that has several counts for each.
+        reasons: queued and deferred captions a reason; one that has several counts for each.
         certificate: what the labels say of the guarantee, if one was asked for.
         messages: what a person should know besides.
     """
@@ -76,20 +75,24 @@ def plan_review(output: Output, model_id: str, decoding: str, rules: ReviewRules
     - Near-duplicates (see `group_ids`) are one item: of what a rule chooses, the least confident of
       a group is queued, then by uri, and the others are deferred. Once one of a group was
       reviewed, no other is queued.
-    - Captions that were reviewed are not queued again, and cost no budget.
+    - Captions that were reviewed are not queued again, and cost no budget. Audited ones keep their
+      row, as the record of the draw, and are no longer to review once they have a verdict.
     - The audit draws each caption by a hash of seed, uri, model and decoding, alone: groups and
       reviews are of no account, a caption once drawn is drawn in every later plan, and a larger
       share adds to a smaller one. Equal bytes under two uris may both be drawn: each is a draw of
       its own, though one review, which is of an image and its caption, answers for both.
-    - A guarantee rests on the audited captions that were reviewed, edited ones counted as wrong and
-      skipped ones left out; never on other reviews, which are no random sample. Of these it takes
-      the half that never fits a confidence head (`kept_for_guarantees`). Any score will do,
-      calibrated or not. What cannot be certified is queued: all captions, where the labels are too
-      few.
+    - A guarantee is one about distinct images, of each of which the first row by uri counts. It
+      rests on the images whose first row the audit drew and that were reviewed, edited ones counted
+      as wrong and skipped ones left out; never on other reviews, which are no random sample. Of
+      these it takes the half that never fits a confidence head (`kept_for_guarantees`). Any score
+      will do, calibrated or not. What cannot be certified is queued: all captions, where the labels
+      are too few. The promise holds for one look at the labels, decided before (see
+      `accept_threshold`).
 
     Raises:
         OutputError: if a confidence is not a number, or a perceptual hash none.
-        RulesError: if the budget is above the number of captions. The queue is as before.
+        RulesError: if the budget is above the number of captions, or a guarantee is asked for
+            and a head was fitted on all labels. The queue is as before.
     """
     captions = _read(output, model_id, decoding, rules)
     if not len(captions.confidence):
@@ -98,12 +101,13 @@ def plan_review(output: Output, model_id: str, decoding: str, rules: ReviewRules
     choice = _choose(captions, rules)
     reasons = _reasons(captions, choice)
     replace_queue(output, model_id, decoding, _rows(captions, reasons, rules))
-    counts = {reason.value: int(mask.sum()) for reason, mask in reasons.items()}
+    left = {reason: mask & ~captions.judged for reason, mask in reasons.items()}
+    counts = {reason.value: int(mask.sum()) for reason, mask in left.items()}
     deferred = counts[ReviewReason.DEFERRED]
     return ReviewPlan(
-        queued=int(np.logical_or.reduce([*reasons.values()]).sum()) - deferred,
+        queued=int(np.logical_or.reduce([*left.values()]).sum()) - deferred,
         deferred=deferred,
-        audited=counts[ReviewReason.AUDIT],
+        audited=int(captions.audited.sum()),
         reasons={reason: count for reason, count in counts.items() if count},
         certificate=choice.certificate,
         messages=(*_of_several_heads(captions), *choice.messages),
@@ -122,6 +126,7 @@ class _Captions:
         audited: which the audit draws [n].
         verdicts: what was said of images: whether the caption is right; None if that was skipped.
         reviewed: which have a verdict, even that [n].
+        judged: which have one that was not skipped [n].
         open: the one of each group that is to be reviewed if a rule chooses it [n]; none where one
             was reviewed.
     """
@@ -133,6 +138,7 @@ class _Captions:
     audited: _Mask
     verdicts: dict[str, bool | None]
     reviewed: _Mask
+    judged: _Mask
     open: _Mask
 
 
@@ -151,13 +157,18 @@ def _read(output: Output, model_id: str, decoding: str, rules: ReviewRules) -> _
     encoded = groups.dictionary_encode()
     group = encoded.indices.to_numpy().astype(np.int64)
     verdicts = newest_verdicts(output, ours)
-    reviewed = pc.is_in(table["image_id"], pa.array(verdicts, pa.string())).to_numpy()
+    said = [image for image, verdict in verdicts.items() if verdict is not None]
+    reviewed, judged = (
+        pc.is_in(table["image_id"], pa.array(images, pa.string())).to_numpy()
+        for images in (verdicts, said)
+    )
     # Of rows in this order the first of a group is its least confident; one reviewed comes first.
     order = np.argsort(~reviewed, kind="stable")
     firsts = order[np.unique(group[order], return_index=True)[1]]
     first = np.zeros(len(group), np.bool_)
     first[firsts] = True
-    audited = _audited(table, rules)
+    keys = (table[name].to_pylist() for name in ("uri", "model_id", "decoding"))
+    audited = np.array([rules.draws(*key) for key in zip(*keys, strict=True)], np.bool_)
     return _Captions(
         table,
         confidence,
@@ -166,6 +177,7 @@ def _read(output: Output, model_id: str, decoding: str, rules: ReviewRules) -> _
         audited,
         verdicts,
         reviewed,
+        judged,
         first & ~reviewed,
     )
 
@@ -178,17 +190,6 @@ def _check_confidence(output: Output, table: pa.Table, confidence: _Floats) -> N
             f"that of {redact(table['uri'][int(wrong[0])].as_py())}; give them one: captioner "
             "rescore"
         )
-
-
-def _audited(table: pa.Table, rules: ReviewRules) -> _Mask:
-    """Return which rows the audit draws: each by itself, so order and other rows do not matter."""
-    below = int(Fraction(rules.audit) * 2**64)
-    keys = (table[name].to_pylist() for name in ("uri", "model_id", "decoding"))
-    drawn = (
-        int.from_bytes(row_key("audit", str(rules.seed), *key)[:8], "big") < below
-        for key in zip(*keys, strict=True)
-    )
-    return np.fromiter(drawn, np.bool_, table.num_rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,15 +223,22 @@ def _choose(captions: _Captions, rules: ReviewRules) -> _Choice:
 
 
 def _certify(captions: _Captions, guarantee: Guarantee) -> tuple[Certificate, int]:
-    """Return the certificate, and how many audited captions have no label to support it."""
+    """Return the certificate, and how many audited images have no label to support it.
+
+    Each image counts once, and as labelled only if the audit drew its first row: else one with
+    many rows would be labelled sooner, and often, and the labels no uniform sample.
+    """
+    _refuse_what_labels_fitted(captions)
     names = captions.table["image_id"].to_pylist()
-    rows = [row for row in np.flatnonzero(captions.audited) if kept_for_guarantees(names[row])]
+    first = first_of_image(captions.table)
+    drawn = np.flatnonzero(captions.audited & first)
+    rows = [row for row in drawn if kept_for_guarantees(names[row])]
     images = [names[row] for row in rows]
     verdicts = [captions.verdicts.get(image) for image in images]
     known = np.array([verdict is not None for verdict in verdicts], np.bool_)
     correct = np.array([verdict is True for verdict in verdicts], np.bool_)
     certificate = accept_threshold(
-        captions.confidence,
+        captions.confidence[first],
         captions.confidence[np.array(rows, np.intp)[known]],
         correct[known],
         accuracy=guarantee.accuracy,
@@ -265,6 +273,18 @@ def _rows(captions: _Captions, reasons: dict[ReviewReason, _Mask], rules: Review
         "group_id": captions.group_names.take(pa.array(captions.group[rows])),
     }
     return pa.table([columns[name] for name in REVIEW.names], schema=REVIEW).combine_chunks()
+
+
+def _refuse_what_labels_fitted(captions: _Captions) -> None:
+    """Refuse a guarantee for confidences that the labels that are to certify have fitted."""
+    heads = pc.unique(captions.table["confidence_id"]).to_pylist()
+    fitted = sorted(head for head in heads if head and head.endswith(ALL_LABELS))
+    if fitted:
+        raise RulesError(
+            f"captions have the confidence of head {fitted[0]}, which was fitted on all labels, "
+            "those that are to certify included, so that no guarantee can rest on it; run "
+            "captioner calibrate without --no_guarantee, then captioner rescore"
+        )
 
 
 def _of_several_heads(captions: _Captions) -> list[str]:

@@ -12,8 +12,7 @@ from captioner.confidence.quality import (
     estimate,
     labels_needed,
 )
-from pipelines.commands import CommandError, UsageError, output_of, uri_of
-from pipelines.committed import captions_by_model
+from pipelines.commands import CommandError, chosen_kind, output_of, uri_of
 from pipelines.options import EXIT_DONE
 from pipelines.output import Output
 from pipelines.report.curves import curves_of
@@ -34,7 +33,7 @@ def quality(args: argparse.Namespace) -> int:
     """
     output = output_of(args.output)
     report = uri_of("--report", args.report) if args.report else None
-    model_id, decoding = _chosen(output, args.model_id, args.decoding)
+    model_id, decoding = chosen_kind(output, args.model_id, args.decoding)
     try:
         captions = read_reviewed(output, model_id, decoding)
     except ValueError as error:
@@ -46,29 +45,14 @@ def quality(args: argparse.Namespace) -> int:
         curves = curves_of(captions.audited)
         names = write_report(report, found, curves)
         if curves is None:
-            print("no audited caption is reviewed, so there is nothing to draw")
+            print(
+                "no audited image that is kept for guarantees is reviewed, so there is nothing to "
+                "draw"
+            )
+        else:
+            print(f"the curves rest on {curves.labels:,} {curves.rest_on}")
         print(f"{', '.join(names)} in {redact(args.report)}")
     return EXIT_DONE
-
-
-def _chosen(output: Output, model_id: str | None, decoding: str | None) -> tuple[str, str]:
-    """Return the model and decoding that the options name, or the only ones there are."""
-    there = sorted(captions_by_model(output))
-    if not there:
-        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
-    fits = [pair for pair in there if model_id in (None, pair[0]) and decoding in (None, pair[1])]
-    if len(fits) == 1:
-        return fits[0]
-    known = ", ".join(f"--model_id {one} --decoding {way}" for one, way in there)
-    if not fits:
-        asked = " ".join(
-            f"{flag} {value}"
-            for flag, value in (("--model_id", model_id), ("--decoding", decoding))
-            if value is not None
-        )
-        raise UsageError(f"{asked} has no captions here; there are: {known}")
-    flag = "--model_id" if len({one for one, _ in fits}) > 1 else "--decoding"
-    raise UsageError(f"{output.uri} holds captions of several kinds; choose by {flag}: {known}")
 
 
 def _check(output: Output, captions: ReviewedCaptions) -> None:
@@ -154,7 +138,7 @@ def _table(title: str, rows: Sequence[tuple[str, Estimate]]) -> Iterable[str]:
     width = max(map(len, (title, *names)))
     yield f"{title:{width}}  captions  labels  accuracy  95% interval"
     for name, (_, one) in zip(names, rows, strict=True):
-        value = "-" if one.method == "none" else f"{one.value:.1%}"
+        value = "-" if one.value is None else f"{one.value:.1%}"
         interval = f"{one.low:.1%} to {one.high:.1%}"
         yield f"{name:{width}}  {one.rows:8,}  {one.labels:6,}  {value:>8}  {interval}"
 
@@ -176,7 +160,13 @@ def _sources(captions: ReviewedCaptions, found: Quality) -> Iterable[str]:
         deferred = f", {captions.deferred:,} of them deferred" if captions.deferred else ""
         yield (
             f"{queued - known:,} of {queued:,} queued captions are not reviewed yet{deferred}; "
-            "taken to be like reviewed ones of like confidence"
+            "taken to be like audited ones of like confidence"
+        )
+    if found.captions.value is None:
+        yield (
+            "no estimate of all captions: none that the audit drew and a reviewer judged tells of "
+            "some of them. The interval holds whether those are all wrong or all right; have the "
+            "audited ones reviewed first"
         )
     if captions.unused:
         yield (

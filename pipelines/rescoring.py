@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner.confidence.head import ConfidenceHead
+from captioner.contract import EXTRAS, OF_BEAMS
 from pipelines.commands import CommandError, UsageError
 from pipelines.commit import Committed, clear
 from pipelines.output import Output
@@ -124,10 +125,17 @@ def _features(table: pa.Table, head: ConfidenceHead) -> npt.NDArray[np.float64]:
             uri = table.column("uri")[int(np.argmin(np.isfinite(values)))].as_py()
             raise CommandError(
                 f"{bad:,} captions have no {name}, which head {head.id} needs, the first that of "
-                f"{uri}. Nothing was changed: calibrate on these captions, or caption anew"
+                f"{uri}. Nothing was changed: {_remedy(name)}"
             )
         columns.append(values)
     return np.stack(columns, axis=1)
+
+
+def _remedy(name: str) -> str:
+    if name in (*EXTRAS, *OF_BEAMS):
+        asked = f" --features {name}" if name in EXTRAS else ""
+        return f"fill it with captioner annotate --refill{asked}, and the options of these captions"
+    return "caption these images into another output, or calibrate on captions like these"
 
 
 def _with(table: pa.Table, name: str, rows: _Rows, value: str) -> pa.ChunkedArray:

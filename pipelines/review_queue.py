@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 
 from captioner.annotations import ClassNames
 from pipelines.commit import Committed, clear
+from pipelines.committed import newest_verdicts
 from pipelines.labelstudio.push import ReviewItem
 from pipelines.output import Output
 from pipelines.parts import encode, publish
@@ -37,18 +38,33 @@ def review_items(
 ) -> list[ReviewItem]:
     """Return the live queue as items to push, least confident first.
 
+    What has a verdict is none of them, unless that was only skipped: such rows are the record of
+    what the audit drew.
+
     Args:
         output: the output.
         model_id: only this model's; all models' if None.
         decoding: only this decoding config's; all if None.
     """
-    queued = {
-        (row["uri"], row["model_id"], row["decoding"])
-        for _, table in output.tables("review", ["uri", "model_id", "decoding", "reasons"])
+    queue = [
+        row
+        for _, table in output.tables("review", _QUEUE_COLUMNS)
         for row in table.to_pylist()
         if ReviewReason.DEFERRED.value not in row["reasons"]
         and model_id in (None, row["model_id"])
         and decoding in (None, row["decoding"])
+    ]
+    kinds = {(row["model_id"], row["decoding"]) for row in queue}
+    verdicts = {
+        (one, way): newest_verdicts(
+            output, (pc.field("model_id") == one) & (pc.field("decoding") == way)
+        )
+        for one, way in kinds
+    }
+    queued = {
+        (row["uri"], row["model_id"], row["decoding"])
+        for row in queue
+        if verdicts[row["model_id"], row["decoding"]].get(row["image_id"]) is None
     }
     if not queued:
         return []
@@ -97,6 +113,7 @@ def queue_classes(
     return ClassNames(**{kind: tuple(found) for kind, found in names.items()})
 
 
+_QUEUE_COLUMNS = ["uri", "image_id", "model_id", "decoding", "reasons"]
 _ANNOTATION_COLUMNS = ("labels", "boxes", "masks")
 _ITEM_COLUMNS = (
     "image_id",

@@ -11,11 +11,13 @@ from typing import Any
 import yaml
 
 from pipelines import storage
+from schemas.identity import row_key
 from schemas.uris import redact
 
 AUDIT = 0.02
 """Share of all captions that is audited, unless told otherwise."""
 _LARGEST_FILE = 100_000  # bytes of rules
+_NUMBER = re.compile(r"[0-9]{1,18}(\.[0-9]{0,30})?([eE][-+]?[0-9]{1,2})?")
 
 
 class RulesError(ValueError):
@@ -107,6 +109,15 @@ class ReviewRules:
         """All of it, ready for JSON."""
         return {**vars(self), "guarantee": self.guarantee and str(self.guarantee)}
 
+    def draws(self, *key: str) -> bool:
+        """Whether the audit draws a caption: each by itself, so order and others do not matter.
+
+        Args:
+            key: uri, model id and decoding of the caption.
+        """
+        drawn = int.from_bytes(row_key("audit", str(self.seed), *key)[:8], "big")
+        return drawn < int(Fraction(self.audit) * 2**64)
+
     def budgeted(self, captions: int) -> int:
         """Return how many of so many captions the budget buys; none without a budget.
 
@@ -131,14 +142,13 @@ def parse_share(text: str | float) -> float:
         RulesError: if it is none.
     """
     written = str(text).strip()
-    try:
-        number = Fraction(written.removesuffix("%").strip())
-    except (ValueError, ZeroDivisionError):
-        number = Fraction(-1)
-    share = float(number / 100 if written.endswith("%") else number)
-    if isinstance(text, bool) or not 0.0 <= share <= 1.0:
+    number = written.removesuffix("%").strip()
+    share = Fraction(number) if _NUMBER.fullmatch(number) else Fraction(-1)
+    if written.endswith("%"):
+        share /= 100
+    if isinstance(text, bool) or not 0 <= share <= 1:
         raise RulesError(f"{text!r} is no share; use one such as 2% or 0.02")
-    return share
+    return float(share)
 
 
 def parse_budget(text: str | int) -> int | float:
@@ -152,7 +162,7 @@ def parse_budget(text: str | int) -> int | float:
         share = parse_share(written)
         _check_budget(share)
         return share
-    if isinstance(text, bool) or not re.fullmatch("[0-9]+", written):
+    if isinstance(text, bool) or not re.fullmatch("[0-9]{1,18}", written):
         raise RulesError(f"{text!r} is no budget; use a number of captions, or a share such as 5%")
     return int(written)
 

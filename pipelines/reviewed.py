@@ -1,5 +1,6 @@
 """One model's captions in an output, joined with the queue and with what reviewers said."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +9,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captioner.confidence.guarantee import kept_for_guarantees
 from captioner.confidence.quality import Reviewed
-from pipelines.committed import newest_verdicts
+from pipelines.committed import first_of_image, newest_verdicts
 from pipelines.output import Output
 from schemas.kinds import ConfidenceKind, ReviewReason
 from schemas.tables import TABLES
@@ -21,17 +23,19 @@ _NOT_QUEUED: tuple[frozenset[str], float] = (frozenset(), float("nan"))
 
 @dataclass(frozen=True, eq=False)
 class Audited:
-    """Captions that the audit drew and a reviewer judged: a random sample of all, queued or not.
+    """Captions that the audit drew and a reviewer judged: a random sample of distinct images.
 
     Attributes:
         confidence: of each, [n].
         correct: whether the reviewer accepted it, [n].
         inclusion_probability: with which the audit drew it, [n].
+        kept: whether its label is kept for guarantees, and so fitted no confidence head, [n].
     """
 
     confidence: npt.NDArray[np.float64]
     correct: npt.NDArray[np.bool_]
     inclusion_probability: npt.NDArray[np.float64]
+    kept: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,7 @@ class ReviewedCaptions:
         uris: of the captions, the least sure first, by uri where confidence is equal, [N].
         reviewed: in the same order, for estimates.
         audited: the judged part of the audit.
-        audit: how many captions the audit drew, judged or not.
+        audit: how many captions the audit drew, judged or not, each the first of its image.
         deferred: how many of the queued captions wait for the review of a near-duplicate.
         uncalibrated: how many have a confidence that is no probability.
         judged: how many images reviewers have judged.
@@ -65,7 +69,10 @@ def read_reviewed(output: Output, model_id: str, decoding: str) -> ReviewedCapti
     """Read one model's captions, its live queue and its reviews.
 
     A review is of an image: it tells of every caption of the same bytes. The newest verdict on an
-    image counts; one that was skipped says nothing.
+    image counts; one that was skipped says nothing. So that one verdict is not several independent
+    labels, only an image's first caption by uri is a random draw, if the audit drew it. The others
+    are known once the image is judged, and stand for no other caption; of those that are not
+    judged, the draw stands for more the more captions its image has.
 
     All rules queue the least confident first, by uri where confidence is equal. So what counts as
     queued is all up to a place in that order (see `queued_part`), not what the live queue holds:
@@ -92,17 +99,27 @@ def read_reviewed(output: Output, model_id: str, decoding: str) -> ReviewedCapti
     correct = np.array([verdicts.get(image) is True for image in images], np.bool_)
     confidence = np.asarray(captions["confidence"].to_numpy(), np.float64)
     queued = queued_part(chosen | reviewed, in_audit)
-    used, drawn = judged & (in_audit | queued), judged & in_audit
-    useful = {image for image, counts in zip(images, used, strict=True) if counts}
+    useful = {images[row] for row in np.flatnonzero(judged & (in_audit | queued))}
+    used = np.array([image in useful for image in images], np.bool_)
+    in_audit &= first_of_image(captions)
+    drawn = judged & in_audit
+    kept = np.array([kept_for_guarantees(image) for image in images], np.bool_)
+    copies = Counter(images)
+    standing = _standing(probability, np.array([copies[image] for image in images], np.float64))
     said = {image for image, verdict in verdicts.items() if verdict is not None}
     here = said & set(images)
     kinds = pc.equal(captions["confidence_kind"], ConfidenceKind.UNCALIBRATED.value)
     return ReviewedCaptions(
         uris=uris,
         reviewed=Reviewed(
-            confidence, ~queued, np.flatnonzero(used), correct[used], probability[used]
+            confidence,
+            ~queued,
+            np.flatnonzero(used),
+            correct[used],
+            ~in_audit[used],
+            standing[used],
         ),
-        audited=Audited(confidence[drawn], correct[drawn], probability[drawn]),
+        audited=Audited(confidence[drawn], correct[drawn], probability[drawn], kept[drawn]),
         audit=int(in_audit.sum()),
         deferred=sum(ReviewReason.DEFERRED in found for found in reasons),
         uncalibrated=int(pc.sum(kinds).as_py() or 0),
@@ -110,6 +127,18 @@ def read_reviewed(output: Output, model_id: str, decoding: str) -> ReviewedCapti
         unused=len(here - useful),
         elsewhere=len(said - here),
     )
+
+
+def _standing(
+    probability: npt.NDArray[np.float64], copies: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return one over the captions that a draw stands for: itself, and those not judged like it.
+
+    Of an image with m captions these are all m, unless one of them was drawn: then all are known.
+    """
+    others = copies * (1 - probability) ** copies
+    standing: npt.NDArray[np.float64] = probability / (probability + others)
+    return standing
 
 
 def queued_part(

@@ -23,9 +23,11 @@ class Sigmoid:
     b: float
 
     def __post_init__(self) -> None:
-        """Check the values; ``ValueError`` if one is not finite."""
+        """Check the values; ``ValueError`` if one is not finite, or ``a`` turns the order round."""
         for name in ("a", "b"):
             _check_number(name, getattr(self, name))
+        if self.a < 0:
+            raise ValueError(f"a is {self.a}; use 0 or more, so that surer captions stay surer")
 
     def __call__(self, logits: Values) -> Values:
         """Return the probabilities of logits, of their shape."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import minimize_scalar
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -65,6 +65,7 @@ def fit(
     decoding: str,
     calibration: str = "auto",
     seed: int = 0,
+    all_labels: bool = False,
 ) -> Fitted:
     """Fit a confidence head.
 
@@ -80,9 +81,11 @@ def fit(
         calibration: ``sigmoid``, ``temperature``, ``isotonic``; or ``auto``, which is sigmoid
             below 1,000 labels, and from there on isotonic where that fits unseen captions better.
         seed: of the folds.
+        all_labels: whether some of the labels are among those that are kept for guarantees.
 
     Raises:
-        FitError: if the labels are too few, of one class, or a feature is not a number.
+        FitError: if the labels are too few, of one class, a feature is not a number, or the
+            features tell nothing about the labels.
     """
     right, images = np.asarray(correct, np.bool_), np.asarray(groups, np.str_)
     _check_labels(rows, right, images)
@@ -92,6 +95,12 @@ def fit(
     order = np.argsort(images, kind="stable")  # So that the order of rows changes no digit.
     table, right, images = table[order], right[order], images[order]
     parts = _fit(table, right, images, kinds, seed)
+    if np.ptp(parts.calibration(parts.logits(table))) == 0:
+        raise FitError(
+            f"the features tell nothing about these {len(right):,} labels: of captions that a head "
+            "has not seen, those that it is surer of are no more often right; label more, or leave "
+            "confidence uncalibrated"
+        )
     unseen = np.empty(len(right))
     for training, held_out in _splits(right, images, seed):
         fold = _fit(table[training], right[training], images[training], kinds, seed)
@@ -106,6 +115,7 @@ def fit(
         bias=parts.bias,
         calibration=parts.calibration,
         labels=len(right),
+        all_labels=all_labels,
     )
     before = np.exp(np.minimum(0.0, logprob_mean[order]))
     lengths = table[:, names.index("num_tokens")] if "num_tokens" in names else None
@@ -176,7 +186,11 @@ def _calibrate(
 
 
 def _sigmoid(logits: _Values, right: _Correct) -> Sigmoid:
-    """Fit with Platt's targets, (n + 1) / (n + 2) in place of 1, so that no label is certain."""
+    """Fit with Platt's targets, (n + 1) / (n + 2) in place of 1, so that no label is certain.
+
+    The slope is at least 0: a falling curve would only follow chance. Where it would fall, the
+    best of those that do not is level, at the mean target (the loss is convex).
+    """
     positive, negative = right.sum(), (~right).sum()
     target = np.where(right, (positive + 1) / (positive + 2), 1 / (negative + 2))
     model = LogisticRegression(C=np.inf, max_iter=1000).fit(
@@ -184,7 +198,10 @@ def _sigmoid(logits: _Values, right: _Correct) -> Sigmoid:
         np.repeat([True, False], len(logits)),
         np.concatenate([target, 1 - target]),
     )
-    return Sigmoid(float(model.coef_[0, 0]), float(model.intercept_[0]))
+    slope = float(model.coef_[0, 0])
+    if slope <= 0:
+        return Sigmoid(0.0, float(logit(target.mean())))
+    return Sigmoid(slope, float(model.intercept_[0]))
 
 
 def _temperature(logits: _Values, right: _Correct) -> Temperature:

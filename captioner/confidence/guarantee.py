@@ -39,6 +39,8 @@ def kept_for_guarantees(image_id: str) -> bool:
 class Certificate:
     """What labels say of a promise: the threshold that keeps it, or what is missing.
 
+    The promise is of distinct images, and holds for one look at the labels (`accept_threshold`).
+
     Attributes:
         accuracy: share of the accepted captions that is to be correct, at least.
         confidence: probability with which that is to hold, over the draws of the labels.
@@ -67,17 +69,20 @@ class Certificate:
         goal = f"{100 * self.accuracy:g}% correct with {100 * self.confidence:g}% confidence"
         if self.threshold is not None:
             return (
-                f"confidence {self.threshold:.4g} and above is {goal}: {self.share:.1%} of all "
-                f"captions ({self.accepted_labels:,} labels there, {self.wrong_labels:,} of them "
-                "wrong)"
+                f"confidence {self.threshold:.4g} and above is {goal}: {self.share:.1%} of "
+                f"distinct images ({self.accepted_labels:,} labels there, {self.wrong_labels:,} of "
+                "them wrong)"
             )
-        found = f"{self.labels:,} labels cannot show that any captions are {goal}"
+        found = f"{self.labels:,} labels of distinct images cannot show that any are {goal}"
         if self.missing is None:
             return (
                 f"{found}, and no number of labels helps: even the surest are wrong more often. "
                 "Ask for less accuracy, calibrate, or train a better model"
             )
-        return f"{found}; at least about {self.missing:,} more are missing"
+        return (
+            f"{found}; at least about {self.missing:,} more are missing. The promise holds for one "
+            "look at the labels, decided before: ask again only once so many are there"
+        )
 
 
 def accept_threshold(
@@ -94,10 +99,15 @@ def accept_threshold(
     The set is that of the scores at or above a threshold. With probability ``confidence`` over the
     draw of the labels its accuracy is at least ``accuracy``, for any score: a better one makes the
     set larger, not the promise truer. That asks for labels drawn uniformly from what is scored,
-    and not used to fit what scores.
+    and not used to fit what scores. Give each distinct image once, as a score and as a label:
+    copies of one image have one label, and would count as many.
+
+    The promise holds for one look at the labels, decided before. Who labels some more and asks
+    again until there is a threshold is promised less: of ten looks, about twice as many end in a
+    false one. So ask again only once the number of labels is there that was said to be missing.
 
     Args:
-        scores: of all captions, labelled or not [n]; only quantiles of them are used.
+        scores: of all images, labelled or not [n]; only quantiles of them are used.
         labelled_scores: of the labelled ones [m].
         labelled_correct: whether they are correct [m].
         accuracy: share that is to be correct, between 0 and 1.

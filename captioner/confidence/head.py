@@ -28,6 +28,9 @@ from schemas.uris import redact
 HEADS_FILE = "confidence.json"
 """In a model's folder."""
 
+ALL_LABELS = "-all"
+"""How the ids of heads end that were fitted on the labels that are kept for guarantees, too."""
+
 FORMAT_VERSION = 1
 
 _MAX_BYTES = 16 << 20
@@ -53,6 +56,8 @@ class ConfidenceHead:
         bias: of the logit.
         calibration: from logit to probability.
         labels: on how many it was fitted.
+        all_labels: whether it was fitted on those, too, that are kept for guarantees. None can
+            rest on its confidence then.
     """
 
     model_id: str
@@ -64,6 +69,7 @@ class ConfidenceHead:
     bias: float
     calibration: Calibration
     labels: int
+    all_labels: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -91,11 +97,16 @@ class ConfidenceHead:
             raise ValueError(f"bias is {self.bias!r}; use a finite number")
         if type(self.labels) is not int or self.labels < 1:
             raise ValueError(f"labels is {self.labels!r}; use a whole number above 0")
+        if type(self.all_labels) is not bool:
+            raise ValueError(f"all_labels is {self.all_labels!r}; use true or false")
 
     @cached_property
     def id(self) -> str:
-        """A hash of its content: the ``confidence_id`` column."""
-        return config_id(self.to_dict())
+        """A hash of its content: the ``confidence_id`` column.
+
+        It ends as ``ALL_LABELS`` if no guarantee can rest on it, so that every row says so.
+        """
+        return config_id(self.to_dict()) + (ALL_LABELS if self.all_labels else "")
 
     def probability(self, features: Mapping[str, float | None]) -> float:
         """Return the probability that a caption with these features is right.
@@ -194,7 +205,7 @@ def load_heads(path: str) -> tuple[ConfidenceHead, ...]:
 
 
 def save_heads(path: str, heads: Sequence[ConfidenceHead]) -> None:
-    """Write the heads of a model's folder in place of those that it has.
+    """Write the heads of a model's folder in place of those that it has, whole or not at all.
 
     Args:
         path: the folder, local or on any file system that fsspec knows; made where missing.
@@ -215,7 +226,9 @@ def save_heads(path: str, heads: Sequence[ConfidenceHead]) -> None:
     try:
         fs, folder = fsspec.core.url_to_fs(path)
         fs.makedirs(folder, exist_ok=True)
-        fs.pipe_file(f"{folder.rstrip('/')}/{HEADS_FILE}", json.dumps(content, indent=2).encode())
+        new = f"{folder.rstrip('/')}/{HEADS_FILE}.new"
+        fs.pipe_file(new, json.dumps(content, indent=2).encode())
+        fs.mv(new, f"{folder.rstrip('/')}/{HEADS_FILE}")
     except Exception as error:  # Each file system raises its own kinds.
         raise HeadError(
             f"{shown} cannot be written ({type(error).__name__}: {redact(str(error))}); check "

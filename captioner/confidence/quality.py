@@ -2,22 +2,16 @@
 
 Captions fall into two parts. *Accepted* ones stay unreviewed but for the audit, a random sample,
 so only the audit tells of them: each label counts 1 / its inclusion probability (Hájek). *Queued*
-ones are all there to be reviewed, so what is reviewed is known, and only the rest is estimated.
-Not every audited or queued caption has been reviewed yet; those that have not are taken to be like
-reviewed ones of like confidence (missing at random within a stratum of confidence).
+ones are all there to be reviewed, the least sure first, so those reviewed so far are known, but
+say nothing of the others: these, too, are estimated from what the audit drew. Not every audited
+caption has been reviewed yet; those that have not are taken to be like reviewed ones of like
+confidence (missing at random within a stratum of confidence). Where no label is, or where captions
+are surer or less sure than all labels, and more of them than chance leaves, there is no estimate:
+the limits then hold whether all of those are wrong or all are right.
 
-A part's estimate is a regression estimator (GREG; Särndal, Swensson and Wretman 1992, chapter 6):
-labels are regressed on strata of confidence and on confidence within them, and the fit is averaged
-over all captions of the part. That is prediction-powered inference with a tuned weight of the
-predictions (2311.01453), within strata. Confidence need not be calibrated: if it says little, the
-interval is that of the labels alone. The variance is the sandwich with residuals for their
-leverage (HC2), without what a finite population leaves to chance. It becomes an effective number
-of labels, of which the interval is Wilson's, as in surveys (Korn and Graubard 1998): accuracies
-near 1 then keep an interval of a width and within [0, 1]. Few labels, or few of the rarer verdict,
-bear no regression: theirs is Wilson's interval of the weighted mean.
-
-The intervals of both parts are joined by what each lacks to its limits (MOVER; Zou and Donner
-2008). ``benchmarks/quality_intervals.py`` measures how often intervals hold the truth.
+``sampling.py`` has the estimate of what the audit tells of. The intervals of both parts are joined
+by what each lacks to its limits (MOVER; Zou and Donner 2008). ``benchmarks/quality_intervals.py``
+measures how often intervals hold the truth.
 """
 
 import math
@@ -28,16 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from captioner.confidence.sampling import sampled
+
 Values = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
+_ENDS = ("low", "high")
 _Z = float(stats.norm.ppf(0.975))
-_STRATA = 5
-_LEAST_IN_STRATUM = 20
-_EACH = 10
-"""Labels of the rarer verdict that each coefficient of the regression needs (Peduzzi 1996)."""
-_MOST_WORTH = 10.0
-"""Labels that one can be worth by regression: a perfect fit to few must not claim certainty."""
+_BY_CHANCE = 1e-4
+"""Probability with which a random sample leaves out so many of the surest, or the least sure."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,14 +43,17 @@ class Reviewed:
         index: which captions have a label that counts, each once: accepted ones that were
             audited, and queued ones, [n].
         correct: whether the reviewer accepted the caption, [n].
-        inclusion_probability: with which the audit draws each of them; not looked at where the
-            caption was queued, [n].
+        known: whether the label tells of that caption alone: it was reviewed, but not as a random
+            draw, [n].
+        inclusion_probability: with which the audit draws each of the others; not looked at where
+            ``known``, [n].
     """
 
     confidence: Values
     accepted: Mask
     index: npt.NDArray[np.int64]
     correct: Mask
+    known: Mask
     inclusion_probability: Values
 
     def __post_init__(self) -> None:
@@ -71,11 +67,12 @@ class Reviewed:
                 f"confidence is of shape {self.confidence.shape} and accepted of "
                 f"{self.accepted.shape}; give [N] of both"
             )
-        shapes = {self.index.shape, self.correct.shape, self.inclusion_probability.shape}
-        if shapes != {(self.index.size,)}:
+        labels = ("index", "correct", "known", "inclusion_probability")
+        shapes = {name: getattr(self, name).shape for name in labels}
+        if set(shapes.values()) != {(self.index.size,)}:
             raise ValueError(
-                f"index is of shape {self.index.shape}, correct of {self.correct.shape} and "
-                f"inclusion_probability of {self.inclusion_probability.shape}; give [n] of all"
+                ", ".join(f"{name} is of shape {shape}" for name, shape in shapes.items())
+                + "; give [n] of all"
             )
         wrong = ~((self.confidence >= 0) & (self.confidence <= 1))
         if wrong.any():
@@ -87,12 +84,12 @@ class Reviewed:
             raise ValueError(f"index reaches beyond the {len(wrong):,} captions")
         if len(np.unique(self.index)) < self.index.size:
             raise ValueError("index names a caption twice; keep one label a caption")
-        drawn = self.inclusion_probability[self.accepted[self.index]]
+        drawn = self.inclusion_probability[~self.known]
         bad = ~((drawn > 0) & (drawn <= 1))
         if bad.any():
             raise ValueError(
-                f"inclusion_probability of an accepted caption is {drawn[bad][0]}; it must be "
-                "above 0 and at most 1. Leave out labels that no audit drew"
+                f"inclusion_probability of an audited caption is {drawn[bad][0]}; it must be "
+                "above 0 and at most 1. Leave out accepted captions that no audit drew"
             )
 
 
@@ -101,17 +98,18 @@ class Estimate:
     """A share of right captions and its 95% interval.
 
     Attributes:
-        value: the estimate; without labels the mean confidence, which is no estimate at all.
-        low: the interval's lower limit.
-        high: and its upper one.
+        value: the estimate; None where the labels do not tell of all captions.
+        low: the interval's lower limit; without an estimate a bound, as if all captions that no
+            label tells of were wrong.
+        high: its upper limit; or a bound, as if all of those were right.
         rows: how many captions it is about.
         labels: how many of them have a label that counts.
         known: how many of those are queued, so that nothing is left to chance about them.
-        method: ``regression``, ``wilson``, ``known`` (all have labels) or ``none`` (none has).
-            Of two parts, that of the accepted captions.
+        method: ``regression``, ``wilson``, ``known`` (all have labels) or ``none`` (no estimate).
+            Of two parts, that of the accepted captions, unless one of them has no estimate.
     """
 
-    value: float
+    value: float | None
     low: float
     high: float
     rows: int
@@ -122,7 +120,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Part:
-    value: float
+    value: float | None
     low: float
     high: float
     method: str
@@ -146,22 +144,20 @@ def estimate(reviewed: Reviewed, rows: Mask | None = None) -> Estimate:
         )
     total = int(rows.sum())
     parts = [
-        (float(mask.sum()) / total, _part(reviewed, mask, weighted))
-        for mask, weighted in ((rows & reviewed.accepted, True), (rows & ~reviewed.accepted, False))
+        (float(mask.sum()) / total, _part(reviewed, mask))
+        for mask in (rows & reviewed.accepted, rows & ~reviewed.accepted)
         if mask.any()
     ]
-    value = sum(share * part.value for share, part in parts)
-    below = math.hypot(*(share * (part.value - part.low) for share, part in parts))
-    above = math.hypot(*(share * (part.high - part.value) for share, part in parts))
+    joined = _join(parts)
     chosen = rows[reviewed.index]
     return Estimate(
-        value=value,
-        low=max(0.0, value - below),
-        high=min(1.0, value + above),
+        value=joined.value,
+        low=max(0.0, joined.low),
+        high=min(1.0, joined.high),
         rows=total,
         labels=int(chosen.sum()),
         known=int((chosen & ~reviewed.accepted[reviewed.index]).sum()),
-        method=parts[0][1].method,
+        method=joined.method,
     )
 
 
@@ -216,84 +212,64 @@ def labels_needed(estimate: Estimate, width: float) -> int:
     return math.ceil(1 / (width**2 / a_label + 1 / rows)) - labels
 
 
-def wilson(value: float, labels: float, quantile: float = _Z) -> tuple[float, float]:
-    """Return Wilson's score interval (1927) of a share.
+def _join(parts: Sequence[tuple[float, _Part]]) -> _Part:
+    """Return the estimate of parts together, of each of which the share is given (MOVER)."""
+    values = [part.value for _, part in parts]
+    if None in values:  # Limits of a part without an estimate hold always: they just add.
+        low, high = (sum(share * getattr(part, end) for share, part in parts) for end in _ENDS)
+        return _Part(None, low, high, "none")
+    value = sum(share * part.value for share, part in parts if part.value is not None)
+    below, above = (
+        math.hypot(*(share * (getattr(part, end) - (part.value or 0.0)) for share, part in parts))
+        for end in _ENDS
+    )
+    return _Part(value, value - below, value + above, parts[0][1].method)
 
-    Args:
-        value: the share.
-        labels: among how many; need not be whole.
-        quantile: of the distribution of errors; for 95% of a normal one by default.
-    """
-    extra = quantile**2 / labels
-    centre = (value + extra / 2) / (1 + extra)
-    half = math.sqrt(extra * value * (1 - value) + extra**2 / 4) / (1 + extra)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
-
-def _part(reviewed: Reviewed, mask: Mask, weighted: bool) -> _Part:
-    """Estimate a part whose labels are a sample of it, weighted or not."""
+def _part(reviewed: Reviewed, mask: Mask) -> _Part:
+    """Estimate a part: what is known of it, what its audit tells of, and what nothing tells of."""
     chosen = mask[reviewed.index]
-    rows, labels = int(mask.sum()), int(chosen.sum())
-    confidence, correct = reviewed.confidence[mask], reviewed.correct[chosen].astype(np.float64)
-    if labels == 0:
-        return _Part(float(confidence.mean()), 0.0, 1.0, "none")
-    if labels == rows:
-        share = float(correct.mean())
+    drawn = chosen & ~reviewed.known
+    correct = reviewed.correct.astype(np.float64)
+    known, seen = chosen & reviewed.known, reviewed.confidence[reviewed.index[drawn]]
+    rest = mask.copy()
+    rest[reviewed.index[known]] = False
+    unlabelled = rest.copy()
+    unlabelled[reviewed.index[drawn]] = False
+    if not unlabelled.any():
+        share = float(correct[chosen].mean())
         return _Part(share, share, share, "known")
-    weights = 1 / reviewed.inclusion_probability[chosen] if weighted else np.ones(labels)
-    seen = reviewed.confidence[reviewed.index[chosen]]
-    found = _regression(confidence, seen, correct, weights)
-    if found is not None:
-        return found
-    shares = weights / weights.sum()
-    effective = 1 / float(shares @ shares) / (1 - labels / rows)
-    value = float(shares @ correct)
-    return _Part(value, *wilson(value, effective), "wilson")
+    weights = 1 / reviewed.inclusion_probability[drawn]
+    beyond = unlabelled & _beyond(reviewed.confidence, mask, seen, weights)
+    told = rest & ~beyond
+    pieces = [
+        (int(known.sum()), float(correct[known].mean()) if known.any() else 0.0, "known"),
+        (int(beyond.sum()), None, "none"),
+    ]
+    rows = float(mask.sum())
+    parts = [
+        (count / rows, _Part(value, value or 0.0, 1.0 if value is None else value, method))
+        for count, value, method in pieces
+        if count
+    ]
+    if told.any():
+        found = sampled(reviewed.confidence[told], seen, correct[drawn], weights)
+        parts.insert(0, (float(told.sum()) / rows, _Part(*found)))
+    return _join(parts)
 
 
-def _regression(confidence: Values, seen: Values, correct: Values, weights: Values) -> _Part | None:
-    """Estimate by regression; None where there are too few labels for one.
+def _beyond(confidence: Values, mask: Mask, seen: Values, weights: Values) -> Mask:
+    """Return which captions are surer, or less sure, than labels can tell of.
 
-    Args:
-        confidence: of all captions of the part, [N].
-        seen: of those that have labels, [n].
-        correct: the labels, 0 or 1, [n].
-        weights: of the labels, [n].
+    Of a random sample, the surest label has few captions above it. If there are more, reviewers
+    are still on their way through the order of confidence.
     """
-    labels = len(correct)
-    coefficients = int(min(correct.sum(), labels - correct.sum())) // _EACH
-    if coefficients < 1:
-        return None
-    edges = _edges(confidence, seen, min(coefficients, _STRATA))
-    strata, stratum = np.searchsorted(edges, confidence), np.searchsorted(edges, seen)
-    sizes = np.bincount(strata, minlength=len(edges) + 1)
-    counts = np.bincount(stratum, minlength=len(edges) + 1)
-    centre = confidence.mean()
-    design = np.column_stack((np.eye(len(sizes))[stratum], seen - centre))
-    everyone = np.append(sizes / len(confidence), 0.0)
-    scaled = design * weights[:, None]
-    inverse = np.linalg.pinv(scaled.T @ design)
-    shares = scaled @ inverse @ everyone  # What each label counts in the estimate, [n].
-    leverage = np.clip(np.sum(scaled @ inverse * design, 1), 0, 0.99)
-    residuals = (correct - design @ (inverse @ (scaled.T @ correct))) / np.sqrt(1 - leverage)
-    left = 1 - (counts / sizes)[stratum]  # Of a stratum that all labels are known nothing is left.
-    value = float(shares @ correct)
-    if not 0 < value < 1:
-        return None
-    variance = float(np.sum(left * (shares * residuals) ** 2))
-    alone = float(np.sum(left * shares**2)) / _MOST_WORTH
-    effective = value * (1 - value) / max(variance, value * (1 - value) * alone, 1e-300)
-    quantile = float(stats.t.ppf(0.975, labels - design.shape[1]))
-    return _Part(value, *wilson(value, effective, quantile), "regression")
-
-
-def _edges(confidence: Values, seen: Values, strata: int) -> list[float]:
-    """Return the upper edges of all strata but the last: quantiles, with enough labels between."""
-    edges: list[float] = []
-    before = 0
-    for edge in np.unique(np.quantile(confidence, np.arange(1, strata) / strata)):
-        upto = int(np.sum(seen <= edge))
-        if min(upto - before, len(seen) - upto) >= _LEAST_IN_STRATUM:
-            edges.append(float(edge))
-            before = upto
-    return edges
+    if not len(seen):
+        return mask
+    by_chance = -math.log(_BY_CHANCE) * mask.sum() * weights.max() / weights.sum()
+    sides = (confidence > seen.max(), confidence < seen.min())
+    beyond = np.zeros_like(mask)
+    for side in sides:
+        if np.sum(side & mask) > by_chance:
+            beyond |= side
+    return beyond

@@ -88,6 +88,7 @@ class Report:
             f"right ({every.correct / every.captions:.1%})",
             f"calibration: {self.calibration}; features: {', '.join(self.features)}",
             "",
+            "of these labels; captioner quality tells of all captions of an output:",
             f"{'captions':<16}{'number':>8}{'right':>8}  {'score':<18}"
             f"{'AUROC':>7}{'ECE':>7}{'Brier':>7}{'AURC':>7}{'excess':>8}",
         ]

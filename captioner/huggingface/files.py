@@ -8,6 +8,7 @@ from typing import Any
 
 import fsspec
 
+from captioner.confidence.head import HEADS_FILE
 from captioner.contract import ModelLoadError
 from schemas.uris import redact
 
@@ -101,9 +102,13 @@ def image_settings(folder: Path, name: str) -> dict[str, Any]:
 
 
 def content_hash(folder: Path) -> str:
-    """Return a hash of weights, configuration and words, wherever and whenever they were saved."""
+    """Return a hash of weights, configuration and words, wherever and whenever they were saved.
+
+    Confidence heads are no part of it: each names the model that it is for.
+    """
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.suffix in _HASHED):
+    files = (path for path in folder.iterdir() if path.suffix in _HASHED)
+    for path in sorted(path for path in files if path.name != HEADS_FILE):
         content = _canonical(path) if path.name == "config.json" else None
         size = path.stat().st_size if content is None else len(content)
         digest.update(f"{path.name}\0{size}\0".encode())

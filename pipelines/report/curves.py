@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from captioner.confidence.quality import wilson
+from captioner.confidence.sampling import wilson
 from captioner.evaluation.selective import (
     Bin,
     aurc,
@@ -35,6 +35,8 @@ _DOTS = 200
 """To an inch: twice what screens have."""
 _GOAL = 0.95
 
+REST_ON = "audited images that are kept for guarantees, so that no confidence head has seen them"
+
 Values = npt.NDArray[np.float64]
 
 
@@ -44,6 +46,7 @@ class Curves:
 
     Attributes:
         labels: how many captions were judged.
+        rest_on: of which labels it is made.
         accuracy: the share of right ones.
         bins: of the reliability diagram.
         coverage: shares of captions that are accepted, the surest first, [m].
@@ -62,20 +65,25 @@ class Curves:
     reviewed: Values
     final: Values
     figures: dict[str, float | None]
+    rest_on: str = REST_ON
 
 
 def curves_of(audited: Audited) -> Curves | None:
     """Return the curves of an audit, in which a label counts 1 / its inclusion probability.
 
-    None without labels. Where probabilities differ, labels are repeated in proportion, to a tenth.
+    Only labels that are kept for guarantees count: a head that was fitted on the others would look
+    better than it is. None without such labels. Where probabilities differ, labels are repeated in
+    proportion, to a tenth.
     """
-    labels = len(audited.correct)
+    labels = int(audited.kept.sum())
     if not labels:
         return None
-    weights = audited.inclusion_probability.max() / audited.inclusion_probability
+    chances = audited.inclusion_probability[audited.kept]
+    weights = chances.max() / chances
     copies = np.rint(10 * weights).astype(np.int64)
     rows = np.repeat(np.arange(labels), copies // np.gcd.reduce(copies))
-    scores, correct = audited.confidence[rows], audited.correct[rows]
+    scores = audited.confidence[audited.kept][rows]
+    correct = audited.correct[audited.kept][rows]
     bins = max(1, min(_BINS, labels // _IN_A_BIN))
     rank = auroc(scores, correct)
     coverage, risk = risk_coverage(scores, correct)
@@ -126,6 +134,7 @@ def _picture(draw: "Callable[[Axes], None]") -> bytes:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
+    figure.supxlabel(f"Rests on {REST_ON}", fontsize="x-small", color=_GREY)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=_DOTS)
     return buffer.getvalue()

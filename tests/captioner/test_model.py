@@ -173,6 +173,9 @@ class TestFeatures:
     def test_it_says_what_it_fills(self, captioner, model, tokenizer):
         assert captioner.fills == ("feature_distance", *EXTRAS)
         assert self.made(model, tokenizer, None, ()).fills == ()
+        beam = self.made(model, tokenizer, None, (), strategy="beam")
+        assert beam.fills == ("beam_gap", "beam_agreement")
+        assert self.made(model, tokenizer, None, (), strategy="beam", beam_size=1).fills == ()
 
     @pytest.mark.parametrize(
         ("extras", "message"),

@@ -375,8 +375,24 @@ class TestRescore:
         assert main(["rescore", output.uri, "--model", folder]) == EXIT_FAILED
         said = capsys.readouterr().err
         assert "1 captions have no logprob_mean, which head" in said
-        assert "memory://photos/900.jpg. Nothing was changed" in said
+        assert "memory://photos/900.jpg. Nothing was changed: caption these images into" in said
         assert storage.read_fresh(output.path("current.json")) == before
+
+    @pytest.mark.parametrize(
+        ("feature", "remedy"),
+        [
+            ("beam_gap", "annotate --refill, and the options"),
+            ("image_information", "annotate --refill --features image_information, and"),
+        ],
+    )
+    def test_a_feature_that_can_be_filled(
+        self, output, tmp_path, model_id, capsys, feature, remedy
+    ):
+        folder = folder_with(tmp_path, head(model_id, features=(feature,)))
+        assert main(["rescore", output.uri, "--model", folder]) == EXIT_FAILED
+        said = capsys.readouterr().err
+        assert f"captions have no {feature}, which head" in said
+        assert f"fill it with captioner {remedy}" in said
 
     def test_an_output_that_is_none(self, tmp_path, model_id, capsys):
         folder = folder_with(tmp_path, head(model_id))
@@ -451,4 +467,86 @@ class TestRun:
         failure = score_confidence(item, head(model_id))
         assert isinstance(failure, Failure)
         assert failure.kind is FailureKind.MODEL_ERROR
-        assert "logprob_mean is None: the confidence head needs it" in failure.message
+        assert "logprob_mean is None: the model gave no token probabilities" in failure.message
+
+    def test_captions_that_lack_a_feature_are_kept_counted_and_told(
+        self, annotate, model, tmp_path, model_id, capsys
+    ):
+        made = head(
+            model_id,
+            features=("logprob_mean", "beam_gap"),
+            means=(-0.4, 0.0),
+            scales=(0.3, 1.0),
+            weights=(1.0, 1.0),
+        )
+        save_heads(str(model), [made])
+        assert annotate(model) == EXIT_DONE
+        told = f"1 captions are uncalibrated: confidence head {made.id} needs what they lack"
+        assert capsys.readouterr().err.count(f"{told} (beam_gap in 1)") == 1
+        output = Output((tmp_path / "run").as_uri())
+        (row,) = rows(output)
+        assert (row["confidence_kind"], row["confidence_id"]) == ("uncalibrated", None)
+        manifest = output.read_manifest(row["run_id"])
+        assert manifest["uncalibrated"] == {"captions": 1, "lacking": {"beam_gap": 1}}
+
+
+class TestNoGuarantee:
+    """A head that was fitted on all labels says so in every row, and no guarantee rests on it."""
+
+    def plan(self, output: Output) -> int:
+        rules = ["--guarantee", "accuracy>=0.8 @ 0.9", "--audit", "0.5"]
+        return main(["review", "plan", output.uri, *rules])
+
+    def test_it_is_refused_until_it_is_calibrated_and_rescored(
+        self, output, tmp_path, model_id, capsys
+    ):
+        lone = write(Output((tmp_path / "lone").as_uri()), rows_of(output, model_id), [])
+        assert calibrate(output.uri, tmp_path / "m2") == EXIT_DONE
+        (spent,) = load_heads(str(tmp_path / "m2"))
+        assert spent.all_labels
+        assert main(["rescore", lone.uri, "--model", str(tmp_path / "m2")]) == EXIT_DONE
+        assert {row["confidence_id"] for row in rows(lone)} == {spent.id}
+        before = lone.current()
+        capsys.readouterr()
+        assert self.plan(lone) == EXIT_USAGE
+        said = capsys.readouterr().err
+        assert f"head {spent.id}, which was fitted on all labels" in said
+        assert "calibrate without --no_guarantee, then captioner rescore" in said
+        assert lone.current() == before
+        command = ["calibrate", "--device", "cpu", "--labels", output.uri]
+        assert main([*command, "--output", str(tmp_path / "m2")]) == EXIT_DONE
+        (made,) = load_heads(str(tmp_path / "m2"))
+        assert not made.all_labels
+        assert main(["rescore", lone.uri, "--model", str(tmp_path / "m2")]) == EXIT_DONE
+        assert self.plan(lone) == EXIT_DONE
+
+
+def rows_of(output: Output, model_id: str) -> list[dict]:
+    return [row for row in rows(output) if row["model_id"] == model_id]
+
+
+class TestHuggingFace:
+    def test_a_head_fits_the_model_that_it_lies_with(self, tmp_path, capsys):
+        from tests.captioner.test_huggingface import make_checkpoint
+
+        model = make_checkpoint("git", tmp_path / "model")
+        model_id = load(str(model), "cpu").model_id
+        captions = [caption(index, model_id) for index in range(120)]
+        output = write(Output((tmp_path / "out").as_uri()), captions, [*map(review, captions)])
+        again = str(tmp_path / "m2")
+        assert calibrate(output.uri, again, "--model", str(model)) == EXIT_DONE
+        assert load(again, "cpu").model_id == model_id
+        (made,) = load_heads(again)
+        photos = tmp_path / "photos"
+        photos.mkdir()
+        render(sample(3)).save(photos / "a.png")
+        run = Output((tmp_path / "run").as_uri())
+        command = ["annotate", "--input", str(photos), "--output", run.uri, "--device", "cpu"]
+        assert main([*command, "--model", again]) == EXIT_DONE
+        (row,) = rows(run)
+        assert (row["model_id"], row["confidence_id"]) == (model_id, made.id)
+        capsys.readouterr()
+        assert main(["rescore", run.uri, "--model", again]) == EXIT_DONE
+        assert "1 captions, 0 changed" in capsys.readouterr().out
+        assert main(["rescore", output.uri, "--model", again]) == EXIT_DONE
+        assert "120 captions, 120 changed" in capsys.readouterr().out

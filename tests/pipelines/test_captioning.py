@@ -1,13 +1,30 @@
-"""Splitting batches and finding their size."""
+"""Splitting batches and finding their size; what becomes of a caption's confidence."""
 
+import math
+
+import apache_beam as beam
 import numpy as np
 import pytest
 
-from captioner.contract import Geometry, Prepared
+from captioner.confidence.calibration import Sigmoid
+from captioner.confidence.head import ConfidenceHead
+from captioner.contract import DecodingConfig, Geometry, Prepared
 from pipelines.captioning import BatchLimit, caption_batch, score_confidence
 from pipelines.listing import ImageRef
 from pipelines.records import Captioned, Decoded, Failure, ImageFacts
 from tests.fakes import FakeCaptioner
+
+HEAD = ConfidenceHead(
+    model_id="fake@1",
+    decoding=DecodingConfig().id,
+    features=("logprob_mean", "beam_gap"),
+    means=(-0.5, 0.0),
+    scales=(1.0, 1.0),
+    weights=(1.0, 0.5),
+    bias=0.2,
+    calibration=Sigmoid(1.0, 0.0),
+    labels=100,
+)
 
 
 def decoded(red: int) -> Decoded:
@@ -66,6 +83,35 @@ def test_a_caption_without_probabilities_is_a_failure():
     item = caption_batch(FakeCaptioner(), [decoded(1)])[0]
     assert isinstance(item, Captioned)
     item.caption.features["logprob_mean"] = float("nan")
-    scored = score_confidence(item)
-    assert isinstance(scored, Failure)
-    assert "logprob_mean is nan" in scored.message
+    for head in (None, HEAD):
+        scored = score_confidence(item, head)
+        assert isinstance(scored, Failure)
+        assert "logprob_mean is nan" in scored.message
+
+
+@pytest.mark.parametrize("gap", [None, math.nan])
+def test_a_caption_that_lacks_a_feature_of_the_head_is_kept_uncalibrated(gap: float | None):
+    item = caption_batch(FakeCaptioner(), [decoded(1)])[0]
+    assert isinstance(item, Captioned)
+    item.caption.features["beam_gap"] = gap
+    assert score_confidence(item, HEAD) == score_confidence(item)
+    item.caption.features["beam_gap"] = 0.5
+    scored = score_confidence(item, HEAD)
+    assert isinstance(scored, Captioned)
+    assert (scored.confidence_kind, scored.confidence_id) == ("calibrated", HEAD.id)
+
+
+def test_uncalibrated_captions_are_counted():
+    items = caption_batch(FakeCaptioner(), [decoded(red) for red in range(3)])
+    assert isinstance(items[0], Captioned)
+    items[0].caption.features["beam_gap"] = 0.5
+    pipeline = beam.Pipeline()
+    _ = pipeline | beam.Create(items) | beam.Map(score_confidence, HEAD)
+    result = pipeline.run()
+    result.wait_until_finish()
+    (counter,) = (
+        counter
+        for counter in result.metrics().query()["counters"]
+        if counter.key.metric.name == "captions_uncalibrated"
+    )
+    assert counter.result == 2

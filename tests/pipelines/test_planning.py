@@ -12,6 +12,7 @@ from captioner.confidence.guarantee import kept_for_guarantees
 from pipelines.compact import compact
 from pipelines.output import Output, OutputError
 from pipelines.planning import ReviewPlan, ReviewRules, RulesError, plan_review
+from pipelines.review_queue import review_items
 from pipelines.review_rules import Guarantee
 from tests.pipelines.helpers import rows
 from tests.pipelines.planned import DECODING, MODEL, add, captions, reviews
@@ -188,9 +189,12 @@ class TestReviewed:
         add(output, "captions", captions(np.linspace(0, 1, 50)))
         plan(output, audit=0.2)
         drawn = queue(output)
-        accept(output, drawn)
-        plan(output, audit=0.2)
+        accept(output, drawn[:-2])
+        accept(output, drawn[-2:-1], "skipped")
+        found = plan(output, audit=0.2)
         assert queue(output, "audit") == drawn
+        assert (found.queued, found.audited, found.reasons) == (2, len(drawn), {"audit": 2})
+        assert numbers({"uri": item.uri} for item in review_items(output)) == drawn[-2:]
 
     def test_reviews_of_another_models_captions_do_not_count(self, output: Output):
         add(output, "captions", captions([0.1]))
@@ -311,3 +315,32 @@ class TestGuarantee:
         after = plan(output, guarantee=GUARANTEE, audit=0.2)
         assert after.certificate.missing is None
         assert "no number of labels helps" in after.as_dict()["certificate"]["message"]
+
+
+class TestGuaranteeOfDistinctImages:
+    def test_copies_of_one_image_are_one_label(self, output: Output):
+        """Half of 400 rows are one right image, drawn a hundred times."""
+        images = [f"{number:064x}" for number in range(400)]
+        placeholder = next(f"{number:064x}" for number in range(500, 600) if certify([number]))
+        images[1::2] = [placeholder] * 200
+        add(output, "captions", captions(np.linspace(0.5, 1, 400), image_id=images))
+        add(output, "reviews", reviews([placeholder], ["accepted"]))
+        found = plan(output, guarantee=Guarantee(0.9, 0.9), audit=0.5)
+        assert found.certificate.labels <= 1
+        assert found.certificate.threshold is None
+
+    def test_an_image_counts_if_the_audit_drew_its_first_row(self, output: Output):
+        numbers = [one for one in range(400) if certify([one])][:100]
+        images = [f"{one:064x}" for one in numbers]
+        # The second row of each image comes later by uri, and is the less sure.
+        add(output, "captions", captions(np.linspace(0.5, 1, 100), image_id=images))
+        add(output, "captions", captions(np.linspace(0, 0.4, 100), 100, image_id=images))
+        drawn = queue_of(output, audit=0.5)
+        first = [one for one in drawn if one < 100]
+        assert 0 < len(first) < len({one % 100 for one in drawn})
+        add(output, "reviews", reviews(images, ["accepted"] * 100))
+        found = plan(output, guarantee=Guarantee(0.9, 0.9), audit=0.5)
+        assert found.certificate.labels == found.certificate.accepted_labels == len(first)
+        assert found.certificate.threshold == 0.5
+        assert found.certificate.share == 1
+        assert "of distinct images" in found.certificate.message

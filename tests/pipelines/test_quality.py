@@ -133,6 +133,34 @@ class TestReading:
         assert (found.audit, found.deferred, found.uncalibrated) == (3, 1, 1)
         assert (found.judged, found.unused, found.elsewhere) == (5, 2, 1)
 
+    def test_one_verdict_on_many_rows_is_one_label(self, tmp_path: Path):
+        """A wrong placeholder has 8% of the rows; a tenth of them was drawn, a tenth reviewed."""
+        rng = np.random.default_rng(0)
+        held = []
+        for trial in range(20):
+            confidence = rng.random(1000)
+            confidence[::12] = 0.9
+            right = rng.random(1000) < 0.8
+            right[::12] = False
+            captions = [
+                caption(number, float(one), image=None if number % 12 else "placeholder")
+                for number, one in enumerate(confidence)
+            ]
+            drawn = np.flatnonzero(rng.random(1000) < 0.1)
+            queue = [queued(captions[row], "audit", chance=0.1) for row in drawn]
+            reviewed = {captions[row]["image_id"]: right[row] for row in drawn[::3]}
+            reviewed |= {"placeholder": False}
+            reviews = [
+                review(image, "accepted" if good else "edited") for image, good in reviewed.items()
+            ]
+            output = write(tmp_path / str(trial), captions=captions, review=queue, reviews=reviews)
+            found = read_reviewed(output, "fake@1", "d1")
+            assert found.reviewed.known.sum() in (83, 84)  # All, unless its first row was drawn.
+            assert found.audited.correct.size <= len(reviewed)
+            one = estimate(found.reviewed)
+            held.append(one.low <= right.mean() <= one.high)
+        assert np.mean(held) >= 0.85
+
     def test_a_queue_that_was_reviewed_counts_when_it_is_planned_anew(self, tmp_path: Path):
         """What was reviewed leaves the live queue; estimates must not lose it."""
         rng = np.random.default_rng(0)
@@ -222,12 +250,16 @@ class TestCommand:
         assert [one["rows"] for one in content["by_confidence"]] == [400] * 5
         assert set(content["by_folder"]) == {"a", "b", "c"}
         curves, audited = content["curves"], found.audited
-        assert content["audit"] == content["audited"] == curves["labels"] == len(audited.correct)
-        coverage, risk = risk_coverage(audited.confidence, audited.correct)
+        assert content["audit"] == content["audited"] == len(audited.correct)
+        scores, correct = audited.confidence[audited.kept], audited.correct[audited.kept]
+        assert 0.4 * len(audited.correct) < curves["labels"] < 0.6 * len(audited.correct)
+        assert curves["labels"] == len(correct)
+        assert "kept for guarantees, so that no confidence head has seen" in curves["rest_on"]
+        coverage, risk = risk_coverage(scores, correct)
         assert (curves["coverage"], curves["risk"]) == (coverage.tolist(), risk.tolist())
-        reviewed, final = review_budget(audited.confidence, audited.correct)
+        reviewed, final = review_budget(scores, correct)
         assert (curves["reviewed"], curves["final"]) == (reviewed.tolist(), final.tolist())
-        assert sum(one["count"] for one in curves["bins"]) == len(audited.correct)
+        assert sum(one["count"] for one in curves["bins"]) == len(correct)
         for name in ("reliability", "risk_coverage", "review_budget"):
             picture = Image.open(report / f"{name}.png")
             assert picture.size == (1200, 900)
@@ -251,6 +283,24 @@ class TestCommand:
         assert "1 reviewed images are neither audited nor among the least confident" in said
         assert "1 reviews are of images without such a caption; not used" in said
         assert "the confidence of 2,001 captions is uncalibrated" in said
+
+    def test_what_no_label_tells_of_is_not_estimated(self, tmp_path: Path, capsys):
+        output = drawn(tmp_path / "out", below=0.4)
+        queue = output.read_part(output.current().of("review")[0].path).to_pylist()
+        reviews = output.read_part(output.current().of("reviews")[0].path).to_pylist()
+        captions = output.read_part(output.current().of("captions")[0].path).to_pylist()
+        of_both = {row["image_id"] for row in queue if row["reasons"] == ["threshold", "audit"]}
+        again = tmp_path / "again"
+        kept = [row for row in reviews if row["image_id"] not in of_both]
+        write(again, captions=captions, review=queue, reviews=kept)
+        assert main(["quality", again.as_uri(), "--report", str(tmp_path / "report")]) == 0
+        said = capsys.readouterr().out
+        assert "no estimate of all captions: none that the audit drew" in said
+        (line,) = (line for line in said.splitlines() if line.startswith("all captions"))
+        assert line.split()[4] == "-"
+        content = json.loads((tmp_path / "report" / "quality.json").read_text())
+        assert content["captions"]["value"] is None
+        assert content["accepted"]["value"] > 0.5
 
     def test_where_all_is_queued_no_audit_is_needed(self, tmp_path: Path, capsys):
         output = drawn(tmp_path / "out", count=50, audit=0.0, below=1.1)
@@ -330,7 +380,7 @@ class TestRefuses:
         queue = [queued(row, "audit", chance=None)]
         uri = write(tmp_path, captions=[row], review=queue, reviews=[review("i0", "accepted")]).uri
         message = self.fails(capsys, 1, uri)
-        assert "inclusion_probability of an accepted caption is nan" in message
+        assert "inclusion_probability of an audited caption is nan" in message
 
     @pytest.mark.parametrize("width", ["0", "1", "2%"])
     def test_no_width(self, width, capsys):
@@ -343,7 +393,7 @@ class TestRefuses:
 class TestCurves:
     def test_labels_count_by_how_rarely_they_are_drawn(self):
         confidence, correct = np.array([0.2, 0.8]), np.array([False, True])
-        curves = curves_of(Audited(confidence, correct, np.array([0.2, 0.1])))
+        curves = curves_of(Audited(confidence, correct, np.array([0.2, 0.1]), np.ones(2, np.bool_)))
         assert curves is not None
         assert (curves.labels, curves.accuracy) == (2, pytest.approx(2 / 3))
         assert curves.coverage.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
@@ -351,7 +401,10 @@ class TestCurves:
 
     @pytest.mark.parametrize("right", [True, False])
     def test_verdicts_that_agree_can_be_drawn(self, right):
-        curves = curves_of(Audited(np.full(30, 0.9), np.full(30, right), np.full(30, 0.1)))
+        everyone = np.ones(30, np.bool_)
+        curves = curves_of(
+            Audited(np.full(30, 0.9), np.full(30, right), np.full(30, 0.1), everyone)
+        )
         assert curves is not None
         assert curves.figures["auroc"] is None
         for data in pictures_of(curves, 0.5).values():

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from captioner.checkpoint import embedded_path
+from captioner.contract import OF_BEAMS
 from captioner.scenes import write_folder
 from pipelines import storage
 from pipelines.cli import main
@@ -84,6 +86,32 @@ class TestRefill:
         assert filled(output) == of_first
         assert sum(of_first) == 8
         assert len(rows(output)) == 16
+
+    def test_beams_are_filled_where_there_were_several_and_run_once(self, folder, output):
+        """A search that found one caption has nothing to compare, however often it runs."""
+
+        class Beams(FakeCaptioner):
+            def caption(self, batch):
+                return [self.compared(caption) for caption in super().caption(batch)]
+
+            def compared(self, caption):
+                if int(caption.tokens[0][1:]) % 2:  # red
+                    told = {name: 0.5 for name in OF_BEAMS if self.fills}
+                    return replace(
+                        caption,
+                        n_best=(*caption.n_best, ("other", -9.0)),
+                        features={**caption.features, **told},
+                    )
+                features = {k: v for k, v in caption.features.items() if k not in OF_BEAMS}
+                return replace(caption, features=features)
+
+        annotate(folder, output, Beams())
+        several = [len(row["n_best"]) > 1 for row in rows(output)]
+        assert 0 < sum(several) < 8
+        for captioned in (sum(several), 0):
+            found = annotate(folder, output, Beams(fills=OF_BEAMS), refill=OF_BEAMS)
+            assert found["counts"]["captioned"] == captioned
+            assert filled(output, "beam_gap") == filled(output, "beam_agreement") == several
 
     def test_labels_that_a_row_lacks_are_a_column_like_others(self, folder, output):
         annotate(folder, output)

@@ -25,12 +25,15 @@ ANNOTATE = ["annotate", "--input", "in", "--output", "out"]
 
 class TestText:
     @pytest.mark.parametrize(
-        ("text", "share"), [("2%", 0.02), ("0.02", 0.02), ("0", 0), (" 29 % ", 0.29)]
+        ("text", "share"),
+        [("2%", 0.02), ("0.02", 0.02), ("0", 0), (" 29 % ", 0.29), ("1e-05", 1e-05)],
     )
     def test_shares(self, text: str, share: float):
         assert parse_share(text) == share
 
-    @pytest.mark.parametrize("text", ["two", "101%", "-1", "nan", "", "%", "1/0"])
+    @pytest.mark.parametrize(
+        "text", ["two", "101%", "-1", "nan", "", "%", "1/0", "1e400", "1e-999999999", "9" * 5000]
+    )
     def test_what_is_no_share(self, text: str):
         with pytest.raises(RulesError, match="is no share; use one such as 2% or 0.02"):
             parse_share(text)
@@ -40,7 +43,7 @@ class TestText:
         assert isinstance(parse_budget("100%"), float)
         assert parse_budget("5%") == 0.05
 
-    @pytest.mark.parametrize("text", ["0.05", "-3", "many", "1e3", ""])
+    @pytest.mark.parametrize("text", ["0.05", "-3", "many", "1e3", "", "9" * 5000])
     def test_what_is_no_budget(self, text: str):
         with pytest.raises(RulesError, match="is no budget; use a number of captions, or a share"):
             parse_budget(text)
@@ -157,7 +160,7 @@ class TestCommand:
         assert self.plan(output, "--guarantee", "accuracy>=0.95 @ 0.9") == EXIT_DONE
         said = capsys.readouterr().out
         assert "guarantee       60  not certified for accuracy>=0.95 @ 0.9\n" in said
-        assert "0 labels cannot show that any captions are 95% correct with 90% confid" in said
+        assert "0 labels of distinct images cannot show that any are 95% correct with" in said
         assert "until then all captions are to be reviewed" in said
 
     def test_it_says_what_is_certified(self, output: Output, capsys):
@@ -182,6 +185,7 @@ class TestCommand:
             (["--review_rules", "x.yaml", "--audit", "0"], "--review_rules and --audit are both"),
             (["--review_rules", "https://u:hunter2@host/x"], "carries"),
             (["--guarantee", "accuracy>=0.9 @ 0.9", "--audit", "0"], "needs an audit"),
+            (["--audit", "2%", "--model_id", "x@1"], "--model_id x@1 has no captions here"),
         ],
     )
     def test_what_cannot_be_used_is_named_and_changes_nothing(
@@ -194,8 +198,18 @@ class TestCommand:
         assert "hunter2" not in error
         assert output.current() == before
 
-    def test_a_budget_above_one_models_captions_plans_no_models_queue(self, output: Output, capsys):
+    def test_one_of_several_kinds_is_to_be_chosen(self, output: Output, capsys):
+        more = captions([0.1, 0.2, 0.3], decoding=["d2"] * 3)
+        add(output, "captions", more)
+        before = output.current()
+        assert self.plan(output, "--review_budget", "2", "--audit", "0") == EXIT_USAGE
+        error = capsys.readouterr().err
+        assert f"choose by --decoding: --model_id {MODEL} --decoding {DECODING}" in error
+        assert output.current() == before
+        flags = ["--review_budget", "2", "--audit", "0", "--decoding", "d2"]
+        assert self.plan(output, *flags) == EXIT_DONE
+        assert [row["decoding"] for row in rows(output, "review")] == ["d2"] * 2
         add(output, "captions", captions([0.1, 0.2], model_id="fake@2"))
-        assert self.plan(output, "--review_budget", "3") == EXIT_USAGE
-        assert "fake@2" in capsys.readouterr().err
-        assert rows(output, "review") == []
+        assert self.plan(output, *flags, "--model_id", MODEL) == EXIT_DONE
+        assert self.plan(output, "--review_budget", "3", "--model_id", "fake@2") == EXIT_USAGE
+        assert "budget is 3, but there are only 2 captions" in capsys.readouterr().err

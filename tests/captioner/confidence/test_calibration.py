@@ -39,6 +39,7 @@ def test_each_kind_is_its_formula(calibration, expected):
         ({"kind": "sigmoid", "a": 1.0}, "sigmoid has the values .'a'.: .*'b'"),
         ({"kind": "sigmoid", "a": 1.0, "b": float("nan")}, "b is nan; use a finite number"),
         ({"kind": "sigmoid", "a": "1", "b": 0.0}, "a is '1'; use a finite number"),
+        ({"kind": "sigmoid", "a": -0.1, "b": 0.0}, "a is -0.1; use 0 or more, so that surer"),
         ({"kind": "temperature", "temperature": 0.0}, "temperature is 0.0; use a number above 0"),
         ({"kind": "isotonic", "logits": [], "probabilities": []}, "at least one"),
         ({"kind": "isotonic", "logits": [0.0, 1.0], "probabilities": [0.5]}, "2, probabilities 1"),

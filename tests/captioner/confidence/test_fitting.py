@@ -102,6 +102,18 @@ class TestCalibration:
         found = _CALIBRATE["sigmoid"](logits, logits > 0)(logits)
         assert 0 < found.min() < found.max() < 1
 
+    def test_a_sigmoid_never_turns_the_order_round(self):
+        logits = np.linspace(-2, 2, 60)
+        right = np.arange(60) < 42  # the surer, the less often right
+        made = _CALIBRATE["sigmoid"](logits, right)
+        # The best level there is, by Platt's targets: 43/44 of 42 and 1/20 of 18.
+        assert made(logits) == pytest.approx((42 * 43 / 44 + 18 / 20) / 60)
+        assert made.a == 0
+
+    def test_neither_does_a_temperature(self):
+        logits = np.linspace(-2, 2, 60)
+        assert np.all(np.diff(_CALIBRATE["temperature"](logits, logits < 0)(logits)) > 0)
+
     @pytest.mark.parametrize(
         ("count", "calibration", "kinds"),
         [
@@ -133,7 +145,8 @@ class TestReport:
             names = ("logprob_mean", "logprob_min", "entropy_mean", "entropy_max", "margin_min")
             rows = [dict(zip(names, row, strict=True)) for row in -rng.random((100, 5))]
             right = rng.random(100) < 0.5
-            slices = fit(rows, right, list(map(str, range(100))), **OF).report.slices
+            fitted = fit(rows, right, list(map(str, range(100))), **OF, calibration="temperature")
+            slices = fitted.report.slices
             found.append(slices[0].after.auroc)
         assert 0.3 < np.mean(found) < 0.55
 
@@ -144,8 +157,9 @@ class TestReport:
         noise = -rng.random((24, len(FEATURES)))
         rows = [{name: noise[image, i] for i, (name, _) in enumerate(FEATURES)} for image in images]
         right = (rng.permutation(24) < 12)[images]
-        grouped = fit(rows, right, list(map(str, images)), **OF).report.slices[0].after
-        apart = fit(rows, right, list(map(str, range(144))), **OF).report.slices[0].after
+        kind = {**OF, "calibration": "temperature"}  # which makes a head of noise, too
+        grouped = fit(rows, right, list(map(str, images)), **kind).report.slices[0].after
+        apart = fit(rows, right, list(map(str, range(144))), **kind).report.slices[0].after
         assert grouped.auroc < 0.65 < 0.8 < apart.auroc
 
     def test_folds_share_no_image_and_have_their_share_of_wrong_captions(self):
@@ -203,7 +217,8 @@ class TestReport:
         assert lines[0] == f"200 captions of 200 images, {right.sum()} of them right (" + (
             f"{right.mean():.1%})"
         )
-        assert len(lines) == 4 + 2 * len(report.slices)
+        assert lines[3].startswith("of these labels; captioner quality tells of all captions")
+        assert len(lines) == 5 + 2 * len(report.slices)
         assert any("      -" in line for line in lines)
 
 
@@ -244,6 +259,22 @@ class TestBadLabels:
         rows[3]["logprob_mean"] = None
         with pytest.raises(FitError, match="logprob_mean is null in 1 of 80 rows; it is needed"):
             fit(rows, right, images, **OF)
+
+    def test_features_that_tell_nothing(self):
+        """Of noise a head is made only where, by chance, it ranks unseen captions rightly."""
+        refusals = []
+        for seed in range(5):
+            rng = np.random.default_rng(seed)
+            names = [name for name, _ in FEATURES[:12]]
+            rows = [dict(zip(names, row, strict=True)) for row in -rng.random((60, 12))]
+            try:
+                made = fit(rows, rng.random(60) < 0.5, list(map(str, range(60))), **OF).head
+                assert made.calibration.a > 0
+            except FitError as error:
+                refusals.append(str(error))
+        assert 1 <= len(refusals) <= 4
+        assert all("tell nothing about these 60 labels" in refusal for refusal in refusals)
+        assert all("label more, or leave confidence uncal" in refusal for refusal in refusals)
 
     def test_nothing_to_learn_from(self):
         _, right, images, _ = labelled(80)

@@ -95,6 +95,7 @@ class TestNotCertified:
         found = certify(np.linspace(0, 1, 100), np.empty(0), np.empty(0, bool))
         assert found == Certificate(0.95, 0.9, labels=0, missing=45)
         assert "at least about 45 more are missing" in found.message
+        assert "holds for one look at the labels, decided before" in found.message
 
     def test_too_few_labels(self):
         """20 labels without an error, of all captions: 25 more."""

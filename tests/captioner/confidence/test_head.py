@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from captioner.confidence import score
 from captioner.confidence.calibration import Isotonic, Sigmoid
 from captioner.confidence.head import (
+    ALL_LABELS,
     HEADS_FILE,
     ConfidenceHead,
     HeadError,
@@ -90,10 +92,18 @@ class TestId:
             {"decoding": "beam"},
             {"labels": 121},
             {"calibration": Isotonic((0.0,), (0.5,))},
+            {"all_labels": True},
         ],
     )
     def test_all_of_it(self, change):
-        assert replace(HEAD, **change).id != HEAD.id
+        assert replace(HEAD, **change).id[:12] != HEAD.id
+
+    def test_it_tells_that_no_guarantee_can_rest_on_the_head(self):
+        spent = replace(HEAD, all_labels=True)
+        assert spent.id.endswith(ALL_LABELS)
+        assert not HEAD.id.endswith(ALL_LABELS)
+        assert ConfidenceHead.from_dict(json.loads(json.dumps(spent.to_dict()))).id == spent.id
+        assert score(FEATURES, spent).id == spent.id
 
 
 @pytest.mark.parametrize(
@@ -107,6 +117,7 @@ class TestId:
         ({"means": (math.nan, 0.0)}, "means are .nan, 0.0.; use 2 finite numbers"),
         ({"scales": (0.0, 1.0)}, "scales are .0.0, 1.0.; use numbers above 0"),
         ({"bias": math.inf}, "bias is inf; use a finite number"),
+        ({"all_labels": 1}, "all_labels is 1; use true or false"),
         ({"labels": 0}, "labels is 0; use a whole number above 0"),
     ],
 )
@@ -126,6 +137,23 @@ class TestFile:
     def test_other_stores(self):
         save_heads("memory:///heads-of-a-model", [HEAD])
         assert load_heads("memory:///heads-of-a-model") == (HEAD,)
+
+    def test_a_crash_leaves_the_old_heads(self, tmp_path, monkeypatch):
+        """Whatever is torn, it is not the file that is read."""
+        save_heads(str(tmp_path), [HEAD])
+
+        def torn(self, path, value, **kwargs):
+            with open(path, "wb") as file:
+                file.write(value[:20])
+            raise OSError("no space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFileSystem, "pipe_file", torn)
+            with pytest.raises(HeadError, match="cannot be written .*no space left"):
+                save_heads(str(tmp_path), [replace(HEAD, bias=0.4)])
+        assert load_heads(str(tmp_path)) == (HEAD,)
+        save_heads(str(tmp_path), [replace(HEAD, bias=0.4)])
+        assert [path.name for path in tmp_path.iterdir()] == [HEADS_FILE]
 
     def test_no_file_is_no_heads(self, tmp_path):
         assert load_heads(str(tmp_path)) == ()

@@ -11,8 +11,8 @@ from captioner.confidence.quality import (
     by_group,
     estimate,
     labels_needed,
-    wilson,
 )
+from captioner.confidence.sampling import wilson
 
 
 def world(rng, count=5000, accuracy=0.7, auroc=0.9):
@@ -28,7 +28,8 @@ def audited(rng, confidence, correct, chances):
     index = np.flatnonzero(rng.random(len(confidence)) < chances)
     everyone = np.ones(len(confidence), np.bool_)
     chances = np.broadcast_to(chances, confidence.shape)
-    return Reviewed(confidence, everyone, index, correct[index], chances[index])
+    nothing_known = np.zeros(len(index), np.bool_)
+    return Reviewed(confidence, everyone, index, correct[index], nothing_known, chances[index])
 
 
 def small(**changes):
@@ -38,6 +39,7 @@ def small(**changes):
         "accepted": np.array([False, False, True, True, True, True]),
         "index": np.array([0, 1, 4]),
         "correct": np.array([False, True, True]),
+        "known": np.array([True, True, False]),
         "inclusion_probability": np.array([np.nan, 0.25, 0.25]),
     }
     return Reviewed(**(values | changes))
@@ -89,12 +91,17 @@ class TestHolds:
         for _ in range(300):
             confidence, correct = world(rng)
             accepted = confidence >= 0.3
-            answered = rng.random(5000) < confidence
-            index = np.flatnonzero(answered & (~accepted | (rng.random(5000) < 0.1)))
+            answered = rng.random(5000) < 0.2 + 0.8 * confidence
+            drawn = rng.random(5000) < 0.1
+            index = np.flatnonzero(answered & (~accepted | drawn))
             chances = np.full(len(index), 0.1)
-            found = estimate(Reviewed(confidence, accepted, index, correct[index], chances))
-            errors.append(found.value - correct.mean())
+            found = estimate(
+                Reviewed(confidence, accepted, index, correct[index], ~drawn[index], chances)
+            )
+            if found.value is not None:
+                errors.append(found.value - correct.mean())
             held.append(found.low <= correct.mean() <= found.high)
+        assert len(errors) > 290
         assert abs(np.mean(errors)) < 0.004
         assert 0.91 <= np.mean(held) <= 0.99
 
@@ -107,7 +114,11 @@ class TestEstimate:
         assert 10 <= np.sum(~correct[index]) < 20  # Enough for one coefficient.
         everyone = np.ones(5000, np.bool_)
         found = estimate(
-            Reviewed(confidence, everyone, index, correct[index], np.full(40, 40 / 5000))
+            Reviewed(
+                *(confidence, everyone, index, correct[index]),
+                np.zeros(40, np.bool_),
+                np.full(40, 40 / 5000),
+            )
         )
         slope, offset = np.polyfit(confidence[index], correct[index].astype(float), 1)
         assert found.method == "regression"
@@ -118,7 +129,9 @@ class TestEstimate:
         correct = index > 4
         found = estimate(
             Reviewed(
-                np.full(10**6, 0.5), np.ones(10**6, np.bool_), index, correct, np.full(20, 2e-5)
+                *(np.full(10**6, 0.5), np.ones(10**6, np.bool_), index, correct),
+                np.zeros(20, np.bool_),
+                np.full(20, 2e-5),
             )
         )
         expected = stats.binomtest(15, 20).proportion_ci(method="wilson")
@@ -130,7 +143,11 @@ class TestEstimate:
     def test_labels_that_agree_leave_a_doubt(self, right):
         everyone, index = np.ones(1000, np.bool_), np.arange(50)
         found = estimate(
-            Reviewed(np.full(1000, 0.9), everyone, index, np.full(50, right), np.full(50, 0.05))
+            Reviewed(
+                *(np.full(1000, 0.9), everyone, index, np.full(50, right)),
+                np.zeros(50, np.bool_),
+                np.full(50, 0.05),
+            )
         )
         assert found.value == right
         assert 0.06 < found.high - found.low < 0.08
@@ -143,6 +160,7 @@ class TestEstimate:
                 np.ones(1000, np.bool_),
                 np.arange(100),
                 correct[:100],
+                np.zeros(100, np.bool_),
                 np.full(100, 0.1),
             )
         )
@@ -164,6 +182,7 @@ class TestEstimate:
         reviewed = small(
             index=np.array([2, 3]),
             correct=np.array([True, False]),
+            known=np.zeros(2, np.bool_),
             inclusion_probability=np.array([0.1, 0.3]),
         )
         assert estimate(reviewed, reviewed.accepted).value == pytest.approx(0.75)
@@ -171,6 +190,71 @@ class TestEstimate:
     def test_without_labels_nothing_is_known(self):
         found = estimate(small(), np.array([False, False, True, False, False, False]))
         assert (found.low, found.high, found.labels, found.method) == (0, 1, 0, "none")
+        assert found.value is None
+
+
+class TestLeastConfidentFirst:
+    """A queue of 2,000 of 10,000 captions, reviewed in its order; the audit is reviewed."""
+
+    def reviewed(self, rng, count, chance=0.02, auroc=0.9):
+        confidence, correct = world(rng, count=10_000, auroc=auroc)
+        order = np.argsort(confidence)
+        accepted, drawn = np.ones(10_000, np.bool_), rng.random(10_000) < chance
+        accepted[order[:2000]] = False
+        done = drawn.copy()
+        done[order[:count]] = True
+        index = np.flatnonzero(done)
+        known, chances = ~drawn[index], np.full(len(index), chance)
+        return Reviewed(confidence, accepted, index, correct[index], known, chances), correct
+
+    @pytest.mark.parametrize(
+        ("chance", "auroc", "count"),
+        [(0.02, 0.9, 160), (0.02, 0.95, 160), (0.1, 0.9, 160), (0.1, 0.9, 1000)],
+    )
+    def test_the_rest_of_the_queue_is_not_taken_to_be_like_its_first(self, chance, auroc, count):
+        rng = np.random.default_rng(5)
+        held, errors = [], []
+        for _ in range(150):
+            reviewed, correct = self.reviewed(rng, count, chance, auroc)
+            for rows in (np.ones(10_000, np.bool_), ~reviewed.accepted):
+                found, truth = estimate(reviewed, rows), correct[rows].mean()
+                held.append(found.low <= truth <= found.high)
+                if found.value is not None:
+                    errors.append(found.value - truth)
+        assert np.mean(held) > 0.92
+        assert abs(np.mean(errors)) < 0.01
+        assert len(errors) > 0.95 * len(held)
+
+    def test_without_an_audited_one_there_is_a_bound_alone(self):
+        reviewed, correct = self.reviewed(np.random.default_rng(0), 500)
+        keep = reviewed.accepted[reviewed.index] | reviewed.known
+        names = ("index", "correct", "known", "inclusion_probability")
+        reviewed = dataclasses.replace(
+            reviewed, **{name: getattr(reviewed, name)[keep] for name in names}
+        )
+        queued, everything = estimate(reviewed, ~reviewed.accepted), estimate(reviewed)
+        right = reviewed.correct[reviewed.known].sum()
+        assert (queued.value, queued.method) == (None, "none")
+        assert queued.low == pytest.approx(right / 2000)
+        assert queued.high == pytest.approx((right + 2000 - reviewed.known.sum()) / 2000)
+        assert (everything.value, everything.method) == (None, "none")
+        accepted = estimate(reviewed, reviewed.accepted)
+        assert everything.low == pytest.approx(0.2 * queued.low + 0.8 * accepted.low)
+        assert everything.high == pytest.approx(0.2 * queued.high + 0.8 * accepted.high)
+        assert everything.low <= correct.mean() <= everything.high
+
+    def test_labels_of_the_least_sure_half_say_nothing_of_the_other(self):
+        rng = np.random.default_rng(0)
+        confidence, correct = world(rng)
+        reviewed = audited(rng, confidence, correct, 0.1)
+        keep = confidence[reviewed.index] < np.median(confidence)
+        names = ("index", "correct", "known", "inclusion_probability")
+        found = estimate(
+            dataclasses.replace(reviewed, **{name: getattr(reviewed, name)[keep] for name in names})
+        )
+        assert found.value is None
+        assert found.low <= correct.mean() <= found.high
+        assert found.high - found.low > 0.5
 
 
 class TestParts:
@@ -205,7 +289,8 @@ class TestLabelsNeeded:
 
         def judged(index):
             chances = np.full(len(index), 0.02)
-            return estimate(Reviewed(confidence, accepted, index, correct[index], chances))
+            known = ~accepted[index]
+            return estimate(Reviewed(confidence, accepted, index, correct[index], known, chances))
 
         widths = []
         for _ in range(30):  # Of one draw, the width is 5% off: few labels say little of it.
@@ -229,6 +314,7 @@ class TestLabelsNeeded:
             small(
                 index=np.array([], int),
                 correct=np.array([], bool),
+                known=np.array([], bool),
                 inclusion_probability=np.array([]),
             )
         )
@@ -245,11 +331,12 @@ class TestLabelsNeeded:
     [
         ({"confidence": np.array([0.5, np.nan, 2, 0, 0, 0])}, "of 2 captions is outside .* nan"),
         ({"accepted": np.array([True])}, r"accepted of \(1,\)"),
-        ({"correct": np.array([True])}, r"correct of \(1,\)"),
+        ({"correct": np.array([True])}, r"correct is of shape \(1,\)"),
+        ({"known": np.array([True])}, r"known is of shape \(1,\)"),
         ({"index": np.array([0, 1, 6])}, "index reaches beyond the 6 captions"),
         ({"index": np.array([0, 4, 4])}, "index names a caption twice"),
-        ({"inclusion_probability": np.zeros(3)}, "inclusion_probability of an accepted .* is 0.0"),
-        ({"inclusion_probability": np.full(3, np.nan)}, "Leave out labels that no audit drew"),
+        ({"inclusion_probability": np.zeros(3)}, "inclusion_probability of an audited .* is 0.0"),
+        ({"inclusion_probability": np.full(3, np.nan)}, "Leave out accepted captions that no"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, message):
