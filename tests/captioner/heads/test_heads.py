@@ -371,7 +371,7 @@ class TestOverfitting:
         with torch.inference_mode():
             outputs = said(heads, encoder, images)
         ways = [Geometry(96, 96, 0.5, 0.5)] * 3
-        return truth, heads.annotations(outputs, ways, score_threshold=0.5)
+        return truth, heads.annotations(outputs, ways)
 
     def test_labels(self, learned):
         for truth, found in zip(*learned, strict=True):
