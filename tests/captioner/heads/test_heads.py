@@ -358,10 +358,10 @@ class TestOverfitting:
         images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
         targets = heads.targets(truth, [(96, 96)] * 3)
         both = torch.nn.ModuleList([encoder, heads])
-        optimizer = torch.optim.Adam(both.parameters(), lr=1e-2)
+        optimizer = torch.optim.Adam(both.parameters(), lr=5e-3)
         # Steps that end small let the statistics of batch norm settle on all machines.
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 200, eta_min=1e-5)
-        for _ in range(200):
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300, eta_min=1e-5)
+        for _ in range(300):
             loss = sum(heads.losses(said(heads, encoder, images), targets).values())
             optimizer.zero_grad()
             loss.backward()
@@ -371,7 +371,7 @@ class TestOverfitting:
         with torch.inference_mode():
             outputs = said(heads, encoder, images)
         ways = [Geometry(96, 96, 0.5, 0.5)] * 3
-        return truth, heads.annotations(outputs, ways)
+        return truth, heads.annotations(outputs, ways, score_threshold=0.5)
 
     def test_labels(self, learned):
         for truth, found in zip(*learned, strict=True):
@@ -379,8 +379,7 @@ class TestOverfitting:
 
     def test_boxes(self, learned):
         for truth, found in zip(*learned, strict=True):
-            surest = found.boxes[: len(truth.boxes)]
-            assert sorted(box.name for box in surest) == sorted(b.name for b in truth.boxes)
+            assert sorted(box.name for box in found.boxes) == sorted(b.name for b in truth.boxes)
             for box in truth.boxes:
                 near = min(
                     abs(box.x - b.x) + abs(box.y - b.y) + abs(box.width - b.width)
