@@ -209,8 +209,15 @@ def label_studio(
     """A real Label Studio with an empty database.
 
     Of object stores it reaches the emulator of GCS, without a key to sign with; it has no
-    credentials for S3 but those that a project's storage brings.
+    credentials for S3 but those that a project's storage brings. To save its start, the folder of
+    one that runs may be named; tests of stores fail with that one.
     """
+    running = os.environ.get("CAPTIONER_TEST_LABEL_STUDIO_RUNNING")
+    if running:
+        found = server.status(Path(running))
+        assert found is not None, f"no Label Studio runs in {running}"
+        yield _label_studio(found, Path(running))
+        return
     directory = tmp_path_factory.mktemp("label-studio")
     objects = f"{gcs_emulator.endpoint}/download/storage/v1/b/{{bucket_name}}/o/{{blob_name}}"
     variables = {name: None for name in os.environ if name.startswith(("AWS_", "LABEL_STUDIO_"))}
@@ -224,9 +231,13 @@ def label_studio(
     with environment(variables):
         started = server.start(directory, free_port(), _label_studio_venv(), own)
     try:
-        login = started.login
-        yield LabelStudio(
-            started.url, login.username, login.password, login.token, started.token_file, directory
-        )
+        yield _label_studio(started, directory)
     finally:
         server.stop(directory)
+
+
+def _label_studio(started: server.Server, directory: Path) -> LabelStudio:
+    login = started.login
+    return LabelStudio(
+        started.url, login.username, login.password, login.token, started.token_file, directory
+    )
