@@ -73,17 +73,21 @@ def masks_of(
     rows, row = _points(geometry.height, _FINEST * height)
     x = (columns * geometry.scale_x + geometry.offset_x) * (width / image_size)
     y = (rows * geometry.scale_y + geometry.offset_y) * (height / image_size)
-    pixels = classes_at(logits, x.to(logits.device), y.to(logits.device)).cpu().numpy()
-    pixels = pixels[np.ix_(row, column)]
+    # Columns lie together, as the encoder wants them.
+    pixels = classes_at(logits, x, y).T
+    kinds = np.flatnonzero(np.bincount(pixels.ravel())[1:]) + 1
+    if pixels.shape != (geometry.width, geometry.height):
+        pixels = pixels[np.ix_(column, row)]
+    size = geometry.height, geometry.width
     masks = []
-    for kind in np.unique(pixels[pixels > 0]):
-        encoded = coco.encode(np.asfortranarray(pixels == kind, np.uint8))
-        size = geometry.height, geometry.width
+    for kind in kinds.tolist():
+        encoded = coco.encode((pixels == kind).view(np.uint8).T)
         masks.append(Mask(names[kind - 1], size, encoded["counts"].decode("ascii")))
     return tuple(masks)
 
 
-def _points(side: int, most: int) -> tuple[Tensor, npt.NDArray[np.int64]]:
+def _points(side: int, most: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Return where to look along a side, in pixels, and which of these points each pixel takes."""
     count = min(side, most)
-    return (torch.arange(count) + 0.5) * (side / count), np.arange(side) * count // side
+    middles = np.arange(count, dtype=np.float64) + 0.5
+    return middles * (side / count), np.arange(side, dtype=np.int64) * count // side

@@ -3,6 +3,8 @@
 from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -128,7 +130,9 @@ def mask_loss(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def classes_at(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
+def classes_at(
+    logits: Tensor, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+) -> npt.NDArray[np.uint8]:
     """Return the class of points: the greatest of the logits between the nearest four pixels.
 
     Args:
@@ -137,25 +141,39 @@ def classes_at(logits: Tensor, x: Tensor, y: Tensor) -> Tensor:
         y: of each row of points, in pixels from the upper edge, [height].
 
     Returns:
-        uint8, [height x width].
+        [height x width], in Fortran's order.
     """
     logits = logits.float()
-    left, right, share = _between(x, logits.shape[2])
-    across = torch.lerp(logits[:, :, left], logits[:, :, right], share)  # (classes, h, width)
-    above, below, share = _between(y, logits.shape[1])
-    rows = torch.empty(len(y), len(x), dtype=torch.uint8, device=logits.device)
-    for n in range(0, len(y), _ROWS):  # A large original at once would take gigabytes.
-        part = slice(n, n + _ROWS)
-        here = torch.lerp(across[:, above[part]], across[:, below[part]], share[part, None])
-        rows[part] = here.argmax(0).to(torch.uint8)
-    return rows
+    height, width = logits.shape[1:]
+    # Which is the greatest `max` tells, too, and many times as fast as `argmax`.
+    cells = _cells(logits.max(0).indices.to(torch.uint8).cpu().numpy())
+    left, above = (
+        (places - 0.5).clip(0, side - 1).astype(np.int64)
+        for places, side in ((x, width), (y, height))
+    )
+    found = cells.take(above, 0).T.copy().take(left, 0)
+    # What is the greatest at all four corners is so in between. Nearly all points are such, and
+    # to interpolate the others alone takes a tenth of the time.
+    mixed = np.flatnonzero(found == _MIXED)
+    for part in np.split(mixed, range(_POINTS, len(mixed), _POINTS)):
+        column, row = np.divmod(part, len(y))
+        places = np.stack([x[column] * (2 / width), y[row] * (2 / height)], 1) - 1
+        grid = torch.from_numpy(places).to(logits.device, logits.dtype)[None, None]
+        between = functional.grid_sample(
+            logits[None], grid, padding_mode="border", align_corners=False
+        )
+        found.ravel()[part] = between[0, :, 0].max(0).indices.cpu().numpy()
+    return found.T
 
 
-_ROWS = 64
+_POINTS = 2**16
+"""Points interpolated at a time: all of a large original would take gigabytes."""
+_MIXED = IGNORED_PIXEL
 
 
-def _between(places: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for each place the pixel before, that after, and the share of the latter."""
-    places = (places - 0.5).clamp(0, count - 1)
-    before = places.long()
-    return before, (before + 1).clamp_max(count - 1), places - before
+def _cells(corner: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return the class between each pixel and the next ones, or that it is mixed, [h x w]."""
+    cells = corner.copy()
+    cells[:, :-1][corner[:, :-1] != corner[:, 1:]] = _MIXED
+    cells[:-1][cells[:-1] != cells[1:]] = _MIXED
+    return cells
