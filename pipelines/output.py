@@ -215,6 +215,18 @@ def read_lease(output: Output) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
+def is_gone(holder: dict[str, Any]) -> bool:
+    """Say whether a lease may be taken over: stale, or of a process of this machine that ended."""
+    if time.time() - float(holder.get("renewed_at", 0)) > float(holder.get("seconds", 0)):
+        return True
+    here = (socket.gethostname(), _boot_id(), _pid_namespace())
+    there = (holder.get("host"), holder.get("boot_id"), holder.get("pid_namespace"))
+    if there != here or not all(here):
+        return False
+    started = _process_start(int(holder.get("pid", 0)))
+    return started != holder.get("process_start")
+
+
 class Lease:
     """The right to write to an output, held by one run at a time.
 
@@ -267,7 +279,7 @@ class Lease:
 
     def _take_over(self) -> None:
         holder = read_lease(self._output)
-        if holder and not self._is_gone(holder):
+        if holder and not is_gone(holder):
             age = time.time() - float(holder.get("renewed_at", 0))
             raise OutputError(
                 f"{self._output.uri} is being written by run {holder.get('run_id')} "
@@ -282,16 +294,6 @@ class Lease:
         time.sleep(0.5)
         if not created or read_lease(self._output).get("run_id") != self._holder["run_id"]:
             raise OutputError(f"{self._output.uri} was just taken by another run. Try again later.")
-
-    def _is_gone(self, holder: dict[str, Any]) -> bool:
-        if time.time() - float(holder.get("renewed_at", 0)) > float(holder.get("seconds", 0)):
-            return True
-        here = (socket.gethostname(), _boot_id(), _pid_namespace())
-        there = (holder.get("host"), holder.get("boot_id"), holder.get("pid_namespace"))
-        if there != here or not all(here):
-            return False
-        started = _process_start(int(holder.get("pid", 0)))
-        return started != holder.get("process_start")
 
     def _renew(self) -> None:
         while not self._stop.wait(self._seconds / 6):

@@ -54,3 +54,21 @@ class Verdict(StrEnum):
     EDITED = "edited"
     REJECTED = "rejected"
     SKIPPED = "skipped"
+
+
+class CaptionSource(StrEnum):
+    """Whose word a row of the final table is."""
+
+    REVIEWER = "reviewer"
+    MODEL = "model"
+    REJECTED = "rejected"
+
+
+class Choice(StrEnum):
+    """Which of two models' captions of an image is better."""
+
+    CANDIDATE = "candidate"
+    PRESENT = "present"
+    BOTH_RIGHT = "both_right"
+    BOTH_WRONG = "both_wrong"
+    SAME = "same"

@@ -150,9 +150,52 @@ REVIEWS = _table(
     ],
 )
 
+MERGED = _table(
+    "merged",
+    [
+        _field("image_id", pa.string(), "SHA-256 of the image's bytes", False),
+        *_KEY[:2],
+        _field("width", pa.int32(), "pixels, after EXIF orientation", False),
+        _field("height", pa.int32(), "pixels, after EXIF orientation", False),
+        _field("caption", pa.string(), "the final caption; null where it is rejected"),
+        _field("source", pa.string(), "whose caption it is, see CaptionSource", False),
+        _field("model_caption", pa.string(), "what the model wrote", False),
+        _field("verdict", pa.string(), "of the review that decided; null where none did"),
+        _field("reviewer", pa.string(), "who made that review"),
+        _field("reviewed_at", pa.timestamp("us", tz="UTC"), "when"),
+        _field("confidence", pa.float32(), "of the model's caption, as in captions", False),
+        _field("confidence_kind", pa.string(), "as in captions", False),
+        _field("labels", _LABELS, "that review's where it has them, else the model's"),
+        _field("boxes", _BOXES, "likewise, in pixels of the original"),
+        _field("masks", _MASKS, "likewise, as COCO run-length encoding"),
+        *_KEY[2:],
+        _field("created_at", pa.timestamp("us", tz="UTC"), "when the model captioned it", False),
+    ],
+)
+
+COMPARISONS = _table(
+    "comparisons",
+    [
+        _field("image_id", pa.string(), "SHA-256 of the image's bytes", False),
+        *_KEY[2:],
+        _field("candidate_id", pa.string(), "model_id of the model that is compared to it", False),
+        _field("candidate_decoding", pa.string(), "its decoding", False),
+        _field("caption", pa.string(), "of the present model", False),
+        _field("candidate_caption", pa.string(), "of the candidate", False),
+        _field("choice", pa.string(), "which is better, see Choice; null as long as nobody said"),
+        _field("inclusion_probability", pa.float64(), "with which the audit drew it", False),
+        _field("shown_first", pa.string(), "candidate or present; null where both are the same"),
+        _field("reviewer", pa.string(), "who said; null of what no person was asked"),
+        _field("compared_at", pa.timestamp("us", tz="UTC"), "when"),
+        _field("task_id", pa.int64(), "Label Studio's task"),
+    ],
+)
+
 TABLES: dict[str, pa.Schema] = {
     "captions": CAPTIONS,
     "failures": FAILURES,
     "review": REVIEW,
     "reviews": REVIEWS,
+    "merged": MERGED,
+    "comparisons": COMPARISONS,
 }

@@ -1,0 +1,151 @@
+"""What reviews say of captions, as tables in a terminal and as a file of numbers."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from captioner.evaluation.agreement import Figures
+from pipelines import storage
+
+_NAME = 40
+"""Letters of a name in the tables; what stands in front of them is left out."""
+_FILE = "agreement.json"
+_Rows = list[tuple[str, Figures | None]]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What reviews come to.
+
+    Attributes:
+        everything: of all.
+        by_confidence: least and most confidence, and what lies between.
+        by_folder: of the largest folders.
+        by_model: by model id and decoding, as one text.
+        reviewers: how many people.
+        superseded: reviews that a newer one by the same reviewer of the same caption replaces.
+        elsewhere: reviews of captions that the output does not have.
+    """
+
+    everything: Figures
+    by_confidence: list[tuple[float, float, Figures]]
+    by_folder: dict[str, Figures]
+    by_model: dict[str, Figures]
+    reviewers: int
+    superseded: int
+    elsewhere: int
+
+
+def write_agreement(folder: str, found: Agreement) -> str:
+    """Write the numbers, on any store; return the file's name."""
+    content = asdict(found)
+    content["by_confidence"] = [
+        {"least": least, "most": most, **asdict(one)} for least, most, one in found.by_confidence
+    ]
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    storage.write_bytes_atomically(storage.join(folder, _FILE), text.encode())
+    return _FILE
+
+
+def lines(uri: str, found: Agreement) -> Iterator[str]:
+    """Yield what a terminal shows.
+
+    Args:
+        uri: of the output.
+        found: what its reviews come to.
+    """
+    everything, people = found.everything, found.reviewers
+    yield f"{everything.reviews:,} reviews by {people:,} reviewer{'s' if people > 1 else ''}"
+    if len(found.by_model) == 1:
+        yield f"of {next(iter(found.by_model))}"
+    yield ""
+    rows = list(_rows(found))
+    width = max(len(name) for name, _ in rows)
+    for head, cells in ((_SAID_HEAD, _said), (_CHANGED_HEAD, _changed)):
+        yield f"{'':{width}}{head}"
+        yield from (name if one is None else f"{name:{width}}{cells(one)}" for name, one in rows)
+        yield ""
+    yield from _NOTES
+    yield from _missing(one for _, one in rows if one is not None)
+    if len(found.by_model) > 1 and found.by_confidence:
+        yield "confidences of several models do not compare; choose one: --model_id, --decoding"
+    if found.superseded:
+        yield (
+            f"{found.superseded:,} older reviews do not count: their reviewer came back to the "
+            "caption"
+        )
+    if found.elsewhere:
+        yield (
+            f"{found.elsewhere:,} reviews are of captions that are not here: they are not in the "
+            "rows by confidence and folder"
+        )
+    yield f"what is said here is of captions that were reviewed; of all: captioner quality {uri}"
+
+
+def _rows(found: Agreement) -> Iterator[tuple[str, Figures | None]]:
+    """Yield the rows of both tables; one without figures is a title."""
+    yield "all", found.everything
+    if found.by_confidence:
+        yield "by confidence", None
+        for least, most, one in found.by_confidence:
+            yield f"  {least:.3f} to {most:.3f}", one
+    for title, groups in (("by folder", found.by_folder), ("by model", found.by_model)):
+        if len(groups) > 1:
+            yield title, None
+            yield from ((f"  {_short(name)}", one) for name, one in groups.items())
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _NAME else f"...{name[3 - _NAME :]}"
+
+
+_SAID_HEAD = "  reviews  accepted  95% interval     edited  rejected  skipped  median s"
+_CHANGED_HEAD = "  edits  characters  words  CIDEr  compared  same verdict  alpha"
+_NOTES = (
+    "accepted, edited, rejected: of the reviews that were not skipped; the interval counts an "
+    "image once",
+    "characters, words: share that edits changed; CIDEr: of the model's captions against the "
+    "edited ones, times 100",
+    "compared: captions with two reviewers or more; same verdict: how often two of them gave it; "
+    "alpha: Krippendorff's",
+)
+
+
+def _said(one: Figures) -> str:
+    interval = (
+        "-"
+        if one.accepted_low is None or one.accepted_high is None
+        else f"{one.accepted_low:.1%} to {one.accepted_high:.1%}"
+    )
+    seconds = "-" if one.seconds is None else f"{one.seconds:.1f}"
+    return (
+        f"  {one.reviews:7,}  {_share(one.accepted):>8}  {interval:15}  {_share(one.edited):>6}"
+        f"  {_share(one.rejected):>8}  {_share(one.skipped):>7}  {seconds:>8}"
+    )
+
+
+def _changed(one: Figures) -> str:
+    cider = "-" if one.cider is None else f"{100 * one.cider:.1f}"
+    alpha = "-" if one.alpha is None else f"{one.alpha:.2f}"
+    return (
+        f"  {one.edits:5,}  {_share(one.characters):>10}  {_share(one.words):>5}  {cider:>5}"
+        f"  {one.compared:8,}  {_share(one.same_verdict):>12}  {alpha:>5}"
+    )
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+_TITLES: Mapping[str, str] = {"same_verdict": "same verdict", "cider": "CIDEr"}
+
+
+def _missing(groups: Iterable[Figures]) -> Iterator[str]:
+    """Say of each dash why it stands there, each reason once."""
+    names: dict[str, dict[str, Any]] = {}
+    for one in groups:
+        for name, reason in one.missing.items():
+            names.setdefault(reason, {})[_TITLES.get(name, name)] = None
+    for reason, titles in names.items():
+        yield f"- for {', '.join(titles)}: {reason}"
