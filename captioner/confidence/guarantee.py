@@ -31,6 +31,12 @@ def kept_for_guarantees(image_id: str) -> bool:
     """Whether labels of an image certify, and so must not fit the score: half of all images.
 
     It hangs on the image's bytes alone, so that both sides agree on it whenever they ask.
+
+    It is about heads. Models learn from no image that a live queue audits, be it of this half or
+    of the other (``captioner.training.sources.reviews``), so that they can be compared on those.
+    The audit of a later model is another draw, and may hold images which that model learned from:
+    its guarantee holds of the output's captions all the same, those of such images among them, but
+    is none of images to come.
     """
     return row_key("guarantee", image_id)[0] % 2 == 0
 

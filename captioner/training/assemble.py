@@ -33,6 +33,7 @@ from captioner.tokenizer import CaptionTokenizer, words
 from captioner.training.from_examples import ExampleMaterial
 from captioner.training.from_scenes import SceneMaterial
 from captioner.training.images import check
+from captioner.training.learned import LEARNED, learned_from
 from captioner.training.loop import import_accelerate
 from captioner.training.material import Material
 from captioner.training.options import TrainingOptions
@@ -40,6 +41,7 @@ from captioner.training.run import TrainingRun
 from captioner.training.sources import (
     DataError,
     Example,
+    audited_images,
     join_annotations,
     read_examples,
     splits_of,
@@ -86,11 +88,21 @@ def assemble(options: TrainingOptions) -> TrainingRun:
     output.mkdir(parents=True, exist_ok=True)
     settings = options.settings()
     material: Material
+    learned = None
     if (count := scene_count(options.data)) is not None:
         material = _scenes(options, count)
     else:
         material = _examples(options, output)
-        settings["data_hash"] = _hash([*material.examples, *material.validation])
+        used = [*material.examples, *material.validation]
+        settings["data_hash"] = _hash(used)
+        learned = learned_from(used)
+    if learned is not None:
+        settings["reviews"] = learned.version
+        (output / LEARNED).write_bytes(learned.to_bytes())
+        logger.info(
+            "reviews %s: %d captions of %d images",
+            *(learned.version, learned.captions, len(learned.images)),
+        )
     heads = heads_config(options.tasks, material.classes, encoder, gate=options.gate)
     return TrainingRun(
         _model(options, encoder, material.tokenizer, heads),
@@ -98,6 +110,7 @@ def assemble(options: TrainingOptions) -> TrainingRun:
         options.config,
         output=output,
         settings=settings,
+        learned=learned,
         device=options.device,
     )
 
@@ -125,20 +138,22 @@ def _examples(options: TrainingOptions, output: Path) -> ExampleMaterial:
     if options.languages:
         raise ValueError("languages are given, but they are for scenes; leave them out")
     training, validation = _split(options)
-    good, bad = check(training, threads=options.threads)
-    scored, unscored = check(validation, threads=options.threads)
+    named = {options.data, options.validation or options.data}
+    spared = frozenset[str]().union(*map(audited_images, named))
+    good, bad = check(training, threads=options.threads, spared=spared)
+    scored, unscored = check(validation, threads=options.threads, spared=spared)
     bad |= unscored
     (output / BAD_IMAGES).write_text(
         "".join(f"{uri}\t{message}\n" for uri, message in bad.items()), encoding="utf-8"
     )
     if bad:
         logger.warning(
-            "%d of %d images cannot be read and are left out: %s says which, and why",
+            "%d of %d images cannot be used and are left out: %s says which, and why",
             *(len(bad), len(training) + len(validation), output / BAD_IMAGES),
         )
     if not good or not scored:
         which = "train" if not good else "score"
-        raise DataError(f"none of the images to {which} on can be read; see {output / BAD_IMAGES}")
+        raise DataError(f"none of the images to {which} on can be used; see {output / BAD_IMAGES}")
     if not any(example.captions for example in scored):
         raise DataError("no image to score on has a caption; name a --validation that has some")
     if not any(example.captions for example in good):
@@ -187,7 +202,8 @@ def _split(options: TrainingOptions) -> tuple[list[Example], list[Example]]:
 
 def _read(options: TrainingOptions, data: str) -> list[Example]:
     """Read what is to be learned from, annotations included where there are tasks."""
-    examples = read_examples(data, options.images, annotated=bool(options.tasks))
+    annotated = bool(options.tasks)
+    examples = read_examples(data, options.images, annotated=annotated, spare_audit=True)
     if options.annotations is not None:
         others = read_examples(options.annotations, options.images, annotated=True)
         examples = join_annotations(examples, others)
@@ -205,11 +221,11 @@ def _read_validation(options: TrainingOptions, data: str) -> list[Example]:
 def _read_near(data: str, images: str | None, *, annotated: bool) -> list[Example]:
     """Read it with images at their usual place, or else where the others lie."""
     try:
-        return read_examples(data, annotated=annotated)
+        return read_examples(data, annotated=annotated, spare_audit=True)
     except DataError:
         if images is None:
             raise
-        return read_examples(data, images, annotated=annotated)
+        return read_examples(data, images, annotated=annotated, spare_audit=True)
 
 
 def _hold_back(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:

@@ -1,7 +1,7 @@
 """Images of examples: read, decoded and checked on threads, ahead of who wants them."""
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from captioner.images import DecodedImage, ImageError, Limits, decode
 from captioner.training.sources import DataError, Example, load_annotations
 from captioner.training.sources.files import read_patiently
+from schemas.identity import image_id
 from schemas.uris import redact
 
 Item = TypeVar("Item")
@@ -38,25 +39,38 @@ def load_decoded(
     Raises:
         DataError: if it cannot be read or decoded.
     """
-    data = read_patiently(uri, Limits().max_bytes, tries)
+    return _decoded(uri, read_patiently(uri, Limits().max_bytes, tries), draft_size)
+
+
+def _decoded(uri: str, data: bytes, draft_size: tuple[int, int] | None) -> DecodedImage:
     try:
         return decode(data, draft_size=draft_size)
     except ImageError as error:
         raise DataError(f"{redact(uri)} cannot be decoded: {error}") from error
 
 
-def check(examples: Sequence[Example], *, threads: int = 4) -> tuple[list[Example], dict[str, str]]:
+def check(
+    examples: Sequence[Example], *, threads: int = 4, spared: Collection[str] = ()
+) -> tuple[list[Example], dict[str, str]]:
     """Read every image once, at the smallest scale, to know before training which ones work.
 
-    What is known of it is checked against its size, and its file of masks read.
+    What is known of it is checked against its size, and its file of masks read. One that was
+    reviewed must still have the bytes that people saw.
+
+    Args:
+        examples: the images, and what is known of them.
+        threads: that read and decode.
+        spared: ids of images that must not be among them, wherever they lie.
 
     Returns:
-        The examples whose images can be decoded, and what is wrong with the others, by uri.
+        The examples whose images can be used, and what is wrong with the others, by uri.
     """
 
     def problem(example: Example) -> str | None:
         try:
-            decoded = load_decoded(example.uri, draft_size=(1, 1), tries=1)
+            data = read_patiently(example.uri, Limits().max_bytes, tries=1)
+            _check_bytes(example, data, spared)
+            decoded = _decoded(example.uri, data, draft_size=(1, 1))
             load_annotations(example, (decoded.height, decoded.width), tries=1)
         except DataError as error:
             return str(error)
@@ -74,6 +88,17 @@ def check(examples: Sequence[Example], *, threads: int = 4) -> tuple[list[Exampl
             else:
                 bad[example.uri] = message
     return good, bad
+
+
+def _check_bytes(example: Example, data: bytes, spared: Collection[str]) -> None:
+    """Check an image's bytes, where something depends on which they are."""
+    if example.image_id is None and not spared:
+        return
+    found = image_id(data)
+    if found in spared:
+        raise DataError(f"{redact(example.uri)} was drawn for an audit, from which nothing learns")
+    if example.image_id not in (None, found):
+        raise DataError(f"{redact(example.uri)} has changed since it was reviewed")
 
 
 def in_order(

@@ -10,6 +10,7 @@ from captioner.checkpoint import CARD, STATISTICS, load, put_statistics, save
 from captioner.model import AttentionCaptioner, CaptionModel
 from captioner.training.card import model_card
 from captioner.training.config import TrainingConfig
+from captioner.training.learned import LEARNED, Learned
 from captioner.training.loop import Epoch, Trainer
 from captioner.training.material import Material
 from captioner.training.picture import attention_picture
@@ -37,6 +38,7 @@ class TrainingRun:
         *,
         output: Path,
         settings: Mapping[str, object],
+        learned: Learned | None = None,
         device: str = "auto",
     ) -> None:
         """Prepare the run, or take it up again where it was left.
@@ -47,6 +49,7 @@ class TrainingRun:
             config: how.
             output: the folder; made where missing.
             settings: everything that was asked for and that the result depends on.
+            learned: which reviewed images it learns from, to be kept beside the models.
             device: auto, or cpu.
 
         Raises:
@@ -54,7 +57,7 @@ class TrainingRun:
         """
         output.mkdir(parents=True, exist_ok=True)
         self._model, self._material, self._output = model, material, output
-        self._settings = settings
+        self._settings, self._learned = settings, learned
         self.trainer = Trainer(
             model,
             material.objective(model),
@@ -155,6 +158,8 @@ class TrainingRun:
         shutil.rmtree(new, ignore_errors=True)
         save(self.trainer.average.model, self._material.tokenizer, str(new))
         (new / CARD).write_text(card, encoding="utf-8")
+        if self._learned is not None:
+            (new / LEARNED).write_bytes(self._learned.to_bytes())
         _replace(folder, new)
 
 

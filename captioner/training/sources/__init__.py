@@ -11,7 +11,8 @@ From the bottom up; each module imports only from those above it:
 - `metadata_annotations`: those of ``metadata.jsonl``.
 - `coco`, `flickr`: the captions of those data sets, and where their images lie.
 - `coco_annotations`: COCO's boxes and masks, of instances and panoptic.
-- `parquet`: an output of ``captioner annotate`` with its reviews, or any Parquet with uris.
+- `parquet`: any Parquet with uris.
+- `reviews`: an output of ``captioner annotate`` with its reviews.
 - `reading`: which of these it is.
 """
 
@@ -23,12 +24,13 @@ from captioner.training.sources.examples import (
     join_annotations,
 )
 from captioner.training.sources.mask_files import load_annotations
-from captioner.training.sources.reading import read_examples, splits_of
+from captioner.training.sources.reading import audited_images, read_examples, splits_of
 
 __all__ = [
     "DataError",
     "Example",
     "MaskFile",
+    "audited_images",
     "class_names",
     "join_annotations",
     "load_annotations",

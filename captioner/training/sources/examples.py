@@ -44,12 +44,15 @@ class Example:
         captions: each once, none of them empty; at least one unless there are annotations.
         annotations: labels, boxes and masks; None if nothing was said of any.
         mask_file: where the masks lie, if not in ``annotations``: see ``load_annotations``.
+        image_id: SHA-256 of the image's bytes, where people reviewed just these; None if the data
+            does not say.
     """
 
     uri: str
     captions: tuple[str, ...]
     annotations: Annotations | None = None
     mask_file: MaskFile | None = None
+    image_id: str | None = None
 
     @property
     def annotated(self) -> bool:
@@ -64,6 +67,7 @@ class Row(NamedTuple):
     captions: Sequence[str]
     annotations: Annotations | None = None
     mask_file: MaskFile | None = None
+    image_id: str | None = None
 
 
 def join(rows: Iterable[Row | tuple[str, Sequence[str]]], source: str) -> list[Example]:
@@ -82,6 +86,7 @@ def join(rows: Iterable[Row | tuple[str, Sequence[str]]], source: str) -> list[E
     """
     captions: dict[str, dict[str, None]] = {}
     known: dict[str, Example] = {}
+    ids: dict[str, str | None] = {}
     empty = 0
     for row in rows:
         said = captions.setdefault(row[0], {})
@@ -91,11 +96,13 @@ def join(rows: Iterable[Row | tuple[str, Sequence[str]]], source: str) -> list[E
                 said[caption] = None
             else:
                 empty += 1
+        if isinstance(row, Row):
+            ids[row.uri] = ids.get(row.uri) or row.image_id
         if isinstance(row, Row) and (row.annotations or row.mask_file):
             new = Example(row.uri, (), row.annotations, row.mask_file)
             known[row.uri] = _merged(known[row.uri], new) if row.uri in known else new
     examples = [
-        replace(known[uri], captions=tuple(said)) if uri in known else Example(uri, tuple(said))
+        replace(known.get(uri, Example(uri, ())), captions=tuple(said), image_id=ids.get(uri))
         for uri, said in captions.items()
         if said or uri in known
     ]
@@ -163,6 +170,7 @@ def _merged(first: Example, second: Example) -> Example:
         tuple(dict.fromkeys(first.captions + second.captions)),
         _added(first.annotations, second.annotations),
         first.mask_file or second.mask_file,
+        first.image_id or second.image_id,
     )
 
 

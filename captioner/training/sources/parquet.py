@@ -1,7 +1,5 @@
-"""Captions in Parquet: an output of ``captioner annotate``, or any files with uris in them."""
+"""Captions in Parquet: any files with uris in them."""
 
-import json
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,50 +9,7 @@ import pyarrow.parquet as pq
 from captioner.training.sources import files
 from captioner.training.sources.examples import DataError
 from captioner.training.sources.metadata import CAPTION_FIELDS
-from schemas.tables import SCHEMA_VERSION
 from schemas.uris import credentials_in, redact
-
-logger = logging.getLogger(__name__)
-
-CURRENT = "current.json"
-"""In an output: names the live files of each table."""
-
-_KEY = ["image_id", "model_id", "decoding"]
-_Reviews = dict[tuple[str, ...], dict[str, Any]]
-
-
-def read_output(folder: str) -> Iterator[tuple[str, list[str]]]:
-    """Read the captions of an output, corrected by its reviews where there are any.
-
-    A caption that a reviewer accepted or edited counts as the reviewer left it, and then the
-    machine's other captions of that image do not count. One that was rejected does not count.
-    What nobody has reviewed, or only skipped, is the machine's own.
-
-    Raises:
-        DataError: if the output is of a newer version, or a file of it is missing or damaged.
-    """
-    live = _live_files(folder)
-    reviews = _newest_reviews(live["reviews"])
-    reviewed: dict[str, list[str]] = {}
-    machine: dict[str, list[str]] = {}
-    rejected = 0
-    for uri in live["captions"]:
-        for row in _table(uri, ["uri", "caption", *_KEY]).to_pylist():
-            review = reviews.get(tuple(row[name] for name in _KEY), {})
-            verdict = review.get("verdict")
-            place = _place(row["uri"], "uri", uri)
-            if verdict in ("accepted", "edited"):
-                text = review["caption"] or review["shown_caption"] or row["caption"]
-                reviewed.setdefault(place, []).append(text)
-            elif verdict == "rejected":
-                rejected += 1
-            else:
-                machine.setdefault(place, []).append(row["caption"])
-    logger.info(
-        "%s: %d images with reviewed captions, %d with the machine's own; %d captions rejected",
-        *(redact(folder), len(reviewed), len(machine.keys() - reviewed.keys()), rejected),
-    )
-    yield from {**machine, **reviewed}.items()
 
 
 def read(uris: list[str]) -> Iterator[tuple[str, list[str]]]:
@@ -74,11 +29,21 @@ def read(uris: list[str]) -> Iterator[tuple[str, list[str]]]:
                 f"{redact(uri)} has the columns {', '.join(columns[:12])}; needed are uri (or "
                 f"file_name) and one of {', '.join(CAPTION_FIELDS)}"
             )
-        for row in _table(uri, [name, caption]).to_pylist():
-            yield _place(row[name], name, uri), _texts(row[caption], uri)
+        for row in table(uri, [name, caption]).to_pylist():
+            yield place(row[name], name, uri), _texts(row[caption], uri)
 
 
-def _place(value: object, column: str, uri: str) -> str:
+def place(value: object, column: str, uri: str) -> str:
+    """Return the uri that a column names.
+
+    Args:
+        value: what the column holds.
+        column: ``uri``, or ``file_name`` for a path from the file's folder.
+        uri: of the file.
+
+    Raises:
+        DataError: if it is not absolute, carries a password, or leads out of the folder.
+    """
     if not isinstance(value, str):
         raise DataError(f"{redact(uri)}: its {column} {value!r} is not text")
     if column == "file_name":
@@ -97,50 +62,6 @@ def _texts(value: object, uri: str) -> list[str]:
     return texts
 
 
-def _live_files(folder: str) -> dict[str, list[str]]:
-    """Return the uris of the live files of captions and reviews."""
-    uri = files.join(folder, CURRENT)
-    try:
-        content = json.loads(files.read(uri))
-        version = int(content["schema_version"])
-        live = {
-            table: [
-                files.inside(folder, file["path"], redact(uri))
-                for file in content["files"].get(table, [])
-            ]
-            for table in ("captions", "reviews")
-        }
-    except DataError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{redact(uri)} is not what `captioner annotate` writes: {error!r}"
-        ) from error
-    if version > SCHEMA_VERSION:
-        raise DataError(
-            f"{redact(uri)} has schema version {version}, newer than {SCHEMA_VERSION}, which this "
-            "program knows; install a newer version of this program"
-        )
-    return live
-
-
-def _newest_reviews(uris: list[str]) -> _Reviews:
-    """Return the newest review of each caption, by image, model and decoding."""
-    newest: _Reviews = {}
-    columns = [*_KEY, "verdict", "caption", "shown_caption", "reviewed_at"]
-    for uri in uris:
-        for row in _table(uri, columns).to_pylist():
-            key = tuple(row[name] for name in _KEY)
-            if key not in newest or _when(row) >= _when(newest[key]):
-                newest[key] = row
-    return newest
-
-
-def _when(review: dict[str, Any]) -> float:
-    at = review["reviewed_at"]
-    return float("-inf") if at is None else float(at.timestamp())
-
-
 def _columns(uri: str) -> list[str]:
     filesystem, path = files.resolve(uri)
     try:
@@ -150,14 +71,19 @@ def _columns(uri: str) -> list[str]:
         raise DataError(f"{redact(uri)} cannot be read as Parquet: {redact(str(error))}") from error
 
 
-def _table(uri: str, columns: list[str]) -> pa.Table:
+def table(uri: str, columns: list[str]) -> pa.Table:
+    """Read columns of a file.
+
+    Raises:
+        DataError: if it is damaged, or lacks one of them.
+    """
     filesystem, path = files.resolve(uri)
     try:
         with filesystem.open(path, "rb") as file:
-            table = pq.ParquetFile(file).read(columns=columns)
+            found: pa.Table = pq.ParquetFile(file).read(columns=columns)
     except Exception as error:
         raise DataError(f"{redact(uri)} cannot be read as Parquet: {redact(str(error))}") from error
-    missing = [name for name in columns if name not in table.column_names]
+    missing = [name for name in columns if name not in found.column_names]
     if missing:
         raise DataError(f"{redact(uri)} lacks the columns {', '.join(missing)}")
-    return table
+    return found

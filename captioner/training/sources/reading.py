@@ -10,6 +10,7 @@ from captioner.training.sources import (
     metadata,
     metadata_annotations,
     parquet,
+    reviews,
 )
 from captioner.training.sources.examples import DataError, Example, Row, join
 from schemas.uris import redact
@@ -17,7 +18,7 @@ from schemas.uris import redact
 KNOWN = (
     "metadata.jsonl",
     "metadata.csv",
-    parquet.CURRENT,
+    reviews.CURRENT,
     "captions.txt",
     "Flickr8k.token.txt",
 )
@@ -36,32 +37,48 @@ _Rows = Iterable[Row] | Iterable[tuple[str, list[str]]]
 
 
 def read_examples(
-    data: str, images: str | None = None, *, annotated: bool = False
+    data: str, images: str | None = None, *, annotated: bool = False, spare_audit: bool = False
 ) -> list[Example]:
     """Read images with their captions, of whatever kind the data is.
 
     Args:
         data: a folder or file on any store: a folder with ``metadata.jsonl`` or ``metadata.csv``
             (Hugging Face's ImageFolder), an output of ``captioner annotate``, Parquet files, a
-            JSON file of COCO captions, ``Flickr8k.token.txt`` or ``captions.txt``.
+            JSON file of COCO captions, ``Flickr8k.token.txt`` or ``captions.txt``. Of an output
+            only what people reviewed is read (`reviews.read_output`).
         images: the folder of the images, for COCO and Flickr8k, whose captions lie elsewhere.
-        annotated: whether labels, boxes and masks are read too, from ``metadata.jsonl`` and from
-            COCO's instances and panoptic files; an image with some of them needs no captions.
-            Otherwise nothing but captions is looked at.
+        annotated: whether labels, boxes and masks are read too, from ``metadata.jsonl``, from
+            COCO's instances and panoptic files and from reviews; an image with some of them needs
+            no captions. Otherwise nothing but captions is looked at.
+        spare_audit: leave out images of an output that models are judged by, see
+            `audited_images`.
 
     Raises:
         DataError: if it is none of these; says what was looked for and what was found.
     """
     uri = files.absolute_uri(data)
     if files.info(uri)["type"] == "directory":
-        rows, elsewhere = _folder_rows(uri, images, annotated)
+        rows, elsewhere = _folder_rows(uri, images, annotated, spare_audit)
     else:
-        rows, elsewhere = _file_rows(uri, images, annotated)
+        rows, elsewhere = _file_rows(uri, images, annotated, spare_audit)
     if images is not None and not elsewhere:
         raise DataError(
             f"{redact(uri)} says itself where its images are; leave out `images` ({images!r})"
         )
     return join(rows, redact(uri))
+
+
+def audited_images(data: str) -> frozenset[str]:
+    """Return the ids of an output's images that models are judged by; none of other data.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    uri = files.absolute_uri(data)
+    folder = files.parent(uri) if uri.endswith("/" + reviews.CURRENT) else uri
+    if files.exists(files.join(folder, reviews.CURRENT)):
+        return reviews.audited_images(folder)
+    return frozenset()
 
 
 def splits_of(data: str) -> dict[str, str]:
@@ -92,15 +109,15 @@ def splits_of(data: str) -> dict[str, str]:
     return splits
 
 
-def _folder_rows(uri: str, images: str | None, annotated: bool) -> tuple[_Rows, bool]:
+def _folder_rows(
+    uri: str, images: str | None, annotated: bool, spare_audit: bool
+) -> tuple[_Rows, bool]:
     """Return the rows of a folder, and whether its images may lie elsewhere."""
     found = [name for name in KNOWN if files.exists(files.join(uri, name))]
     if len(found) > 1:
         raise DataError(f"{redact(uri)} has {' and '.join(found)}; name the one that is meant")
-    if found == [parquet.CURRENT]:
-        return parquet.read_output(uri), False
     if found:
-        return _file_rows(files.join(uri, found[0]), images, annotated)
+        return _file_rows(files.join(uri, found[0]), images, annotated, spare_audit)
     splits = splits_of(uri)
     if splits:
         raise DataError(
@@ -118,13 +135,16 @@ def _folder_rows(uri: str, images: str | None, annotated: bool) -> tuple[_Rows, 
     )
 
 
-def _file_rows(uri: str, images: str | None, annotated: bool) -> tuple[_Rows, bool]:
+def _file_rows(
+    uri: str, images: str | None, annotated: bool, spare_audit: bool
+) -> tuple[_Rows, bool]:
     """Return the rows of a file, and whether its images may lie elsewhere."""
     name = uri.partition("::")[0].lower()
     if name.endswith(".parquet"):
         return parquet.read([uri]), False
-    if name.endswith("/" + parquet.CURRENT):
-        return parquet.read_output(files.parent(uri)), False
+    if name.endswith("/" + reviews.CURRENT):
+        folder = files.parent(uri)
+        return reviews.read_output(folder, annotated=annotated, spare_audit=spare_audit), False
     if name.endswith(".jsonl"):
         return metadata_annotations.read(uri) if annotated else metadata.read_jsonl(uri), False
     if name.endswith(".json"):
