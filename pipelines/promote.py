@@ -1,0 +1,278 @@
+"""The command `promote`: is another model better than the present one, and if so, the default.
+
+Each run does what is next: the candidate captions audited images that it has not captioned yet,
+people's answers are read, tasks are made where there are none, and what the answers say is said.
+The candidate's captions are kept in the table ``comparisons``, not in ``captions``: there they
+would be a second model's, between which every other command would have to be told to choose.
+"""
+
+import argparse
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
+from tqdm import tqdm
+
+from captioner.contract import EMBEDDED, Captioner, ModelLoadError
+from captioner.evaluation.paired import Better, Paired, compare
+from captioner.loading import load
+from captioner.training.images import in_order
+from captioner.training.learned import images_learned
+from pipelines import comparisons
+from pipelines.captioning import caption_batch
+from pipelines.commands import (
+    CommandError,
+    UsageError,
+    chosen_kind,
+    decoding_config,
+    output_of,
+    refuse_credentials,
+)
+from pipelines.comparisons import AuditedImage, Pair, Row
+from pipelines.confidence import model_folder
+from pipelines.config import AnnotateConfig
+from pipelines.decoding import read_and_decode
+from pipelines.default_model import DefaultModel, read_default, write_default
+from pipelines.labelstudio.client import (
+    Client,
+    LabelStudioError,
+    LabelStudioSettings,
+    read_token,
+)
+from pipelines.labelstudio.comparing import ComparingProject, title_of
+from pipelines.listing import ImageRef
+from pipelines.local import opened
+from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
+from pipelines.output import Output, new_run_id
+from pipelines.records import Captioned, Decoded, Failure
+from pipelines.report.promotion import lines, what_next
+from pipelines.report.terminal import say
+from schemas.kinds import Choice, FailureKind, Stage
+from schemas.uris import redact
+
+CHUNK = 1_000
+"""Images between two commits."""
+
+_BATCH = 32
+_THREADS = 8
+_SHOWN = 3
+
+
+def promote(args: argparse.Namespace) -> int:
+    """Do what is next in a comparison of two models, and say what comes then.
+
+    Raises:
+        CommandError: if nothing was audited, or no audited image is left to compare on.
+        ModelLoadError: if the candidate cannot be loaded.
+        UsageError: if the candidate is the present model, or options cannot be used.
+    """
+    refuse_credentials("--candidate", args.candidate)
+    output = Output(output_of(args.output).uri, new_run_id())
+    settings = _settings(args)
+    default = read_default(output)
+    present = _present(args, output, default)
+    captioner = load(args.candidate, args.device, decoding_config(args))
+    pair = Pair(*present, captioner.model_id, captioner.decoding.id)
+    if present == (pair.candidate_id, pair.candidate_decoding):
+        if default is not None and args.model_id is None:
+            say(f"{default.model_id} is the output's model since {default.promoted_at}")
+            return EXIT_DONE
+        raise UsageError(
+            f"--candidate {redact(args.candidate)} is the present model, {pair.model_id} with "
+            f"decoding {pair.decoding}; there is nothing to compare"
+        )
+    with opened(output, str(output.run_id)):
+        images = _images(output, pair, _learned(args.candidate, default, pair))
+        rows = _caption(output, pair, captioner, args, images)
+        rows, exchanged = _exchange(output, pair, settings, rows)
+        found = _compared(rows)
+        print("\n".join(lines(pair, found)))
+        _conclude(output, args, captioner, pair, found, rows)
+    return EXIT_DONE if exchanged else EXIT_NOT_PUSHED
+
+
+def _settings(args: argparse.Namespace) -> LabelStudioSettings:
+    refuse_credentials("--label_studio_url", args.label_studio_url)
+    try:
+        token = read_token(args.label_studio_token_file)
+        title = title_of(args.label_studio_project)
+        return LabelStudioSettings(args.label_studio_url, title, token)
+    except LabelStudioError as error:
+        raise UsageError(redact(str(error))) from error
+
+
+def _present(
+    args: argparse.Namespace, output: Output, default: DefaultModel | None
+) -> tuple[str, str]:
+    """Return the model and decoding to compare to: as told, else the output's model."""
+    if default is None or args.model_id is not None:
+        return chosen_kind(output, args.model_id, args.decoding)
+    return default.model_id, args.decoding or default.decoding.id
+
+
+def _learned(candidate: str, default: DefaultModel | None, pair: Pair) -> frozenset[str]:
+    """Return the reviewed images that one of the two has learned from, as far as is known."""
+    folder = model_folder(candidate)
+    learned = images_learned(folder) if folder else frozenset[str]()
+    if default is not None and default.model_id == pair.model_id:
+        try:
+            folder = model_folder(default.model)
+            learned |= images_learned(folder) if folder else frozenset[str]()
+        except (ModelLoadError, OSError) as error:
+            say(f"what the present model has learned from is not known: {redact(str(error))}")
+    return learned
+
+
+def _images(output: Output, pair: Pair, learned: frozenset[str]) -> list[AuditedImage]:
+    """Return the audited images that tell of these models."""
+    drawn = comparisons.audited(output, pair.model_id, pair.decoding)
+    if not drawn:
+        raise CommandError(
+            f"no caption by {pair.model_id} with decoding {pair.decoding} was drawn by an audit. "
+            f"Draw one, with your rules: captioner review plan {output.uri} --audit 2%"
+        )
+    images = [image for image in drawn if image.image_id not in learned]
+    if len(images) < len(drawn):
+        say(
+            f"{len(drawn) - len(images):,} of {len(drawn):,} audited images are left out: a model "
+            "has learned from reviews of them"
+        )
+    if not images:
+        raise CommandError("there is no audited image that neither model has learned from")
+    return images
+
+
+def _caption(
+    output: Output,
+    pair: Pair,
+    captioner: Captioner,
+    args: argparse.Namespace,
+    images: Sequence[AuditedImage],
+) -> list[Row]:
+    """Have the candidate caption what it has not captioned yet; return all rows."""
+    config = AnnotateConfig(
+        output=output.uri,
+        run_id=str(output.run_id),
+        model=args.candidate,
+        model_id=captioner.model_id,
+        device=args.device,
+        decoding=captioner.decoding,
+    )
+    rows = comparisons.read(output, pair)
+    known = {row["image_id"] for row in rows}
+    rest = [image for image in images if image.image_id not in known]
+    failures: list[Failure] = []
+    progress = tqdm(total=len(rest), desc="captioning", unit=" images", leave=False, disable=None)
+    for start in range(0, len(rest), CHUNK):
+        for image, item in _captions(captioner, config, rest[start : start + CHUNK]):
+            progress.update()
+            if isinstance(item, Failure):
+                failures.append(item)
+            else:
+                rows.append(comparisons.new_row(pair, image, item.caption.text))
+        comparisons.replace(output, pair, rows)
+    progress.close()
+    for failure in failures[:_SHOWN]:
+        say(f"{redact(failure.ref.uri)}: {redact(failure.message)}")
+    if failures:
+        say(
+            f"{len(failures):,} of {len(images):,} audited images could not be captioned and are "
+            "left out; the next run tries them again"
+        )
+    if not rows:
+        raise CommandError("none of the audited images could be captioned by the candidate")
+    return rows
+
+
+def _captions(
+    captioner: Captioner, config: AnnotateConfig, images: Sequence[AuditedImage]
+) -> Iterator[tuple[AuditedImage, Captioned | Failure]]:
+    def read(image: AuditedImage) -> tuple[AuditedImage, Decoded | Failure]:
+        return image, _read(image, captioner, config)
+
+    with closing(in_order(read, images, threads=_THREADS, ahead=2 * _BATCH)) as pending:
+        while batch := list(itertools.islice(pending, _BATCH)):
+            yield from ((image, item) for image, item in batch if isinstance(item, Failure))
+            good = [(image, item) for image, item in batch if isinstance(item, Decoded)]
+            if good:
+                done = caption_batch(captioner, [item for _, item in good])
+                yield from zip((image for image, _ in good), done, strict=True)
+
+
+def _read(image: AuditedImage, captioner: Captioner, config: AnnotateConfig) -> Decoded | Failure:
+    """Read an image from the first of its places that still has its bytes."""
+    for uri in image.uris:
+        item = read_and_decode(ImageRef(uri, ""), captioner, config)
+        if isinstance(item, Decoded):
+            if item.facts.image_id == image.image_id:
+                return item
+            message = f"{uri} has changed since it was captioned"
+            item = Failure(item.ref, Stage.READ, FailureKind.CHANGED, message)
+    return item
+
+
+def _exchange(
+    output: Output, pair: Pair, settings: LabelStudioSettings, rows: list[Row]
+) -> tuple[list[Row], bool]:
+    """Read answers and make tasks; return all rows, and whether that was finished."""
+    differing = {row["image_id"] for row in rows if row["choice"] != Choice.SAME}
+    if not differing:
+        return rows, True
+    try:
+        with Client(settings) as client:
+            client.check()
+            project = ComparingProject(client, settings.project, settings.previews)
+            answers = project.answers(pair.id, sorted(differing))
+            rows = comparisons.answered(rows, answers)
+            comparisons.replace(output, pair, rows)
+            numbers, failed = project.ask(pair.id, comparisons.to_ask(output, rows))
+    except LabelStudioError as error:
+        say(f"Label Studio: {redact(str(error))}")
+        say("What was captioned and answered is kept; run the same command again to go on.")
+        return rows, False
+    if numbers:
+        rows = [{**row, "task_id": numbers.get(row["image_id"], row["task_id"])} for row in rows]
+        comparisons.replace(output, pair, rows)
+    for uri, why in failed:
+        say(f"cannot be shown, so nobody can compare it: {redact(uri)}: {redact(why)}")
+    if answers.unread:
+        say(f"{answers.unread:,} annotations hold no answer and are passed over")
+    say(
+        f"Label Studio: {len(numbers):,} tasks made, {len(answers.tasks):,} there before, in "
+        f"project {settings.project!r}: {project.address}"
+    )
+    return rows, not failed
+
+
+def _compared(rows: list[Row]) -> Paired:
+    counted = comparisons.newest(rows).values()
+    same = sum(row["choice"] == Choice.SAME for row in counted)
+    waiting = sum(row["choice"] is None for row in counted)
+    return compare(comparisons.outcomes(rows), same=same, waiting=waiting)
+
+
+def _conclude(
+    output: Output,
+    args: argparse.Namespace,
+    captioner: Captioner,
+    pair: Pair,
+    found: Paired,
+    rows: list[Row],
+) -> None:
+    """Make a better model the default, or say what comes next."""
+    if found.verdict == Better.CANNOT_TELL:
+        share = max(row["inclusion_probability"] for row in rows)
+        say(what_next(output.uri, found, share))
+        if found.waiting:
+            say("Have tasks answered, and run the same command again.")
+        return
+    if found.waiting:
+        say(f"The {found.waiting:,} tasks that wait need no answer.")
+    if found.verdict == Better.WORSE:
+        say("The present model stays.")
+        return
+    folder = None if args.candidate == EMBEDDED else model_folder(args.candidate)
+    present = (pair.model_id, pair.decoding)
+    written = write_default(output, folder or args.candidate, captioner, present)
+    print(f"{written.model_id} is the output's model now: {output.path('model')}")
+    say(f"captioner annotate --output {output.uri} takes it from now on, unless --model is given")
