@@ -1,0 +1,177 @@
+"""Whether this machine can run the model: versions, accelerator, precision and model itself."""
+
+import platform
+import shutil
+import time
+from concurrent.futures import Future
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from captioner.contract import PRECISIONS, Captioner, DecodingConfig, Prepared
+from captioner.devices import choose_device
+from captioner.loading import load
+from captioner.scenes import render, samples
+from pipelines.doctor.checks import Check, Finding, failed, ok, refused, warning
+from schemas.uris import redact
+
+MODEL_SECONDS = 300.0
+"""For a model to load and to caption: the largest come from the hub first."""
+
+_SCENES = 8
+_FIRST_SCENE = 3_000_000_000  # no model was trained on it
+_DRIVER = Path("/proc/driver/nvidia/version")
+_WARM_SECONDS = 5.0
+_PROBE = 16
+_BUILDS = "https://pytorch.org/get-started/locally"
+
+
+def checks(name: str, device: str, precision: str, loaded: "Future[Captioner]") -> list[Check]:
+    """Return the checks of machine and model.
+
+    Args:
+        name: of the model, as ``--model`` takes it.
+        device: auto, cpu, cuda or mps.
+        precision: what it is to compute in.
+        loaded: gets the model, or why there is none.
+    """
+    decoding = DecodingConfig(precision=precision)
+    return [
+        Check("versions", versions),
+        Check("accelerator", accelerator),
+        Check("precision", lambda: computes_in(precision, device)),
+        Check("model", lambda: model(name, device, decoding, loaded), MODEL_SECONDS),
+    ]
+
+
+def versions() -> Finding:
+    """Say what runs."""
+    beam = version("apache-beam")
+    return ok(f"Python {platform.python_version()}, torch {torch.__version__}, Beam {beam}")
+
+
+def accelerator() -> Finding:
+    """Say which accelerator torch sees, and whether one is there that it does not see."""
+    if torch.cuda.is_available():
+        return _cuda()
+    if torch.backends.mps.is_available():
+        return ok(f"Apple's GPU, by MPS ({platform.processor() or platform.machine()})")
+    cores = f"the processor (threads: {torch.get_num_threads()})"
+    built = torch.version.cuda or torch.version.hip
+    if built is None:
+        if _has_driver():
+            return warning(
+                f"there is a GPU's driver, but torch {torch.__version__} is built without any, "
+                f"so the model runs on {cores}",
+                f"install a build of torch for it: {_BUILDS}",
+            )
+        return ok(f"none; the model runs on {cores}")
+    if not _has_driver():
+        return ok(f"none, no driver of one; the model runs on {cores}")
+    try:
+        torch.cuda.init()  # which says why
+        why = "no GPU is visible to it"
+    except (RuntimeError, AssertionError) as error:
+        why = _first_line(error)
+    return warning(
+        f"there is a GPU's driver, but torch {torch.__version__}, built for {built}, does not get "
+        f"on with it, so the model runs on {cores}: {why}",
+        f"update the driver, or install a build of torch for it: {_BUILDS}; a container must be "
+        "given the GPU (--gpus all)",
+    )
+
+
+def _cuda() -> Finding:
+    count = torch.cuda.device_count()
+    first = torch.cuda.get_device_properties(0)
+    built = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
+    found = f"{count} x {first.name}, {first.total_memory / 1e9:.0f} GB, {built}"
+    try:
+        torch.ones(_PROBE, device="cuda").sum().item()
+    except RuntimeError as error:
+        return failed(
+            f"{found}: it does not compute: {_first_line(error)}",
+            f"install a build of torch for compute capability {first.major}.{first.minor}: "
+            f"{_BUILDS}",
+        )
+    return ok(found)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _has_driver() -> bool:
+    return _DRIVER.exists() or any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
+
+
+def computes_in(precision: str, device: str) -> Finding:
+    """Say whether a device computes in a precision, and in which others.
+
+    Args:
+        precision: what is asked for.
+        device: auto, cpu, cuda or mps.
+    """
+    where = choose_device(device)
+    works = [name for name in PRECISIONS if _computes(name, where)]
+    others = [name for name in works if name != precision]
+    if precision not in works:
+        return failed(
+            f"{precision} does not compute on {where}",
+            f"choose --precision of: {', '.join(works)}" if works else "choose another --device",
+        )
+    if precision == "bfloat16" and where.type == "cuda" and not _has_bfloat16():
+        return warning(
+            f"bfloat16 is emulated on {torch.cuda.get_device_name()}, and slow",
+            "choose --precision float16 or float32",
+        )
+    return ok(f"{precision} on {where}; {' and '.join(others)} would do as well")
+
+
+def _has_bfloat16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _computes(precision: str, where: torch.device) -> bool:
+    try:
+        ones = torch.ones(_PROBE, _PROBE, dtype=getattr(torch, precision), device=where)
+        return bool((ones @ ones)[0, 0].item() == _PROBE)
+    except (RuntimeError, TypeError):
+        return False
+
+
+def model(name: str, device: str, decoding: DecodingConfig, loaded: "Future[Captioner]") -> Finding:
+    """Load a model and caption drawn scenes with it.
+
+    Args:
+        name: as ``--model`` takes it.
+        device: auto, cpu, cuda or mps.
+        decoding: how captions are made.
+        loaded: gets the model, or why there is none.
+    """
+    started = time.monotonic()
+    try:
+        captioner = load(name, device, decoding)
+    except Exception as error:  # of the libraries that read weights, too
+        loaded.set_exception(error)
+        return refused(error, "try it by itself: captioner explain IMAGE --model MODEL")
+    seconds = time.monotonic() - started
+    loaded.set_result(captioner)
+    scenes = [captioner.prepare(render(scene)) for scene in samples(_FIRST_SCENE, _SCENES)]
+    said, took = _caption(captioner, scenes)
+    if took < _WARM_SECONDS:  # the first batch takes longer
+        said, took = _caption(captioner, scenes)
+    where = choose_device(device)
+    found = f"{redact(name)}, {captioner.model_id}, on {where}: loaded in {seconds:.1f} s, about "
+    found += f"{len(scenes) / took:.2g} images/s in batches of {len(scenes)}"
+    if not said:
+        return warning(f"{found}; it says nothing of a drawn scene", "try it: captioner explain")
+    return ok(f"{found}; of a drawn scene it says {said!r}")
+
+
+def _caption(captioner: Captioner, scenes: list[Prepared]) -> tuple[str, float]:
+    """Caption a batch; return what is said of the first, and the seconds that it took."""
+    started = time.monotonic()
+    said = captioner.caption(scenes)[0].text
+    return said, time.monotonic() - started

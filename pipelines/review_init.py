@@ -1,0 +1,128 @@
+"""The command `review init`: a project that is ready before anything is pushed."""
+
+import argparse
+import json
+import shlex
+from collections.abc import Iterable, Iterator
+
+from captioner.annotations import NO_CLASSES, ClassNames
+from pipelines import storage
+from pipelines.commands import CommandError, UsageError, output_of, review_config
+from pipelines.labelstudio import config
+from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings, read_token
+from pipelines.labelstudio.images import PREVIEW_SIZE
+from pipelines.labelstudio.project import OtherConfigError
+from pipelines.labelstudio.setup import Ready, set_up
+from pipelines.local import opened
+from pipelines.options import EXIT_DONE
+from pipelines.output import Output, new_run_id
+from pipelines.report.terminal import say
+from pipelines.review_queue import queue_classes, review_items
+from schemas.uris import redact
+
+_SET = {
+    "label_config": "the labelling config",
+    "expert_instruction": "instructions",
+    "sampling": "least certain first",
+    "show_collab_predictions": "captions filled in",
+}
+_VERDICTS = "verdict (keys: 1 accept, 2 fix, 3 reject)"
+
+
+def init_review(args: argparse.Namespace) -> int:
+    """Make the project in Label Studio, or see that it is ready.
+
+    Raises:
+        UsageError: if OUTPUT has no captions, or the project is for something else.
+        CommandError: if Label Studio did not do it.
+    """
+    review_config(args)  # refuses an address that carries a login
+    output = Output(output_of(args.output).uri, new_run_id())
+    if not output.current().of("captions"):
+        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
+    # Label Studio has no create-if-absent: two at once would make two projects of one title.
+    with opened(output, str(output.run_id)):
+        classes, uris = _to_show(output)
+        try:
+            settings = LabelStudioSettings(
+                args.label_studio_url,
+                args.label_studio_project,
+                read_token(args.label_studio_token_file),
+            )
+            with Client(settings) as client:
+                client.check()
+                title, unsure = settings.project, args.show_unsure_words
+                ready = set_up(client, title, classes, uris, unsure, settings.previews)
+        except OtherConfigError as error:
+            _say_difference(error, args, classes)
+            raise UsageError(
+                f"project {args.label_studio_project!r} has another labelling config, and was not "
+                "changed; name another --label_studio_project, or bring its config to the above "
+                "in Settings > Labeling Interface > Code"
+            ) from error
+        except LabelStudioError as error:
+            raise CommandError(redact(str(error))) from error
+    _say_ready(ready, classes, args)
+    return EXIT_DONE
+
+
+def _to_show(output: Output) -> tuple[ClassNames, Iterable[str]]:
+    """Return the classes that reviewers need and the images' uris: the queue's, else all."""
+    items = review_items(output)
+    if items:
+        return queue_classes(output, items), (item.uri for item in items)
+    captions = output.tables("captions", ["uri"])
+    return _newest_classes(output), (
+        uri for _, table in captions for uri in table.column("uri").to_pylist()
+    )
+
+
+def _newest_classes(output: Output) -> ClassNames:
+    """Return the classes that the model of the last run knows."""
+    runs = sorted(storage.list_files(output.path("runs")), key=lambda file: file.uri)
+    for run in reversed(runs):
+        known = json.loads(storage.read_fresh(run.uri)).get("classes")
+        if known:
+            return ClassNames(**{kind: tuple(names) for kind, names in known.items()})
+    return NO_CLASSES
+
+
+def _say_difference(error: OtherConfigError, args: argparse.Namespace, classes: ClassNames) -> None:
+    say("what is different there:")
+    for difference in error.differences:
+        say(f"  {difference}")
+    say("the labelling config that is wanted:")
+    say(config.label_config(classes, args.show_unsure_words).rstrip())
+
+
+def _lines(ready: Ready, classes: ClassNames, show_unsure_words: bool) -> Iterator[tuple[str, str]]:
+    """Yield what reviewers get, and how they get to see images."""
+    unsure = ["unsure words"] if show_unsure_words else []
+    kinds = [f"{kind} ({len(names):,} classes)" for kind, names in vars(classes).items() if names]
+    yield "controls", ", ".join([*unsure, "caption", _VERDICTS, *kinds])
+    for bucket, made in ready.storages.items():
+        yield "images", f"{bucket}: a storage of the project, {'made' if made else 'found'}"
+    if ready.storages:
+        yield "", "it signs with the server's credentials or its own: docs/label-studio.md"
+    if ready.by_address:
+        yield "images", f"{ready.by_address:,} by their web address; their server must allow CORS"
+    if ready.previews:
+        side = max(PREVIEW_SIZE)
+        yield "images", f"{ready.previews:,} by previews of {side} px at most, which push uploads"
+
+
+def _say_ready(ready: Ready, classes: ClassNames, args: argparse.Namespace) -> None:
+    """Say what was made and found, and what comes next."""
+    state = "made" if ready.made else "found; it is ready"
+    if ready.changed:
+        state = f"found, and set: {', '.join(_SET[name] for name in ready.changed)}"
+    print(f"project {args.label_studio_project!r}, number {ready.id}: {state}")
+    for title, text in _lines(ready, classes, args.show_unsure_words):
+        print(f"  {title:<10}{text}")
+    command = ["captioner", "review", "push", args.output]
+    command += ["--label_studio_url", args.label_studio_url]
+    command += ["--label_studio_project", args.label_studio_project]
+    if args.label_studio_token_file:
+        command += ["--label_studio_token_file", args.label_studio_token_file]
+    print(f"Open it: {ready.address}")
+    print(f"Fill it: {shlex.join(command)}")
