@@ -1,0 +1,230 @@
+"""Reading what reviewers said: the annotations of a project, page by page.
+
+A page is asked for by the number that the last one ended with, not by its own: while people work,
+pages move, and a task that moves to an earlier one would never be read.
+
+Of what changed since a time the server is asked by its tasks' ``updated_at``. Whatever creates,
+changes or deletes an annotation sets that (in 1.23.0 tasks/models.py, ``Annotation.save`` and
+``delete``, and data_manager/actions), drafts do not. It is set before a request is carried out in
+full, so each reading begins a while before the last one did.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from xml.etree import ElementTree
+
+from pipelines.labelstudio import config
+from pipelines.labelstudio.client import Client, LabelStudioError
+from pipelines.labelstudio.project import find_project
+from pipelines.labelstudio.regions import TAGS
+from pipelines.labelstudio.review_rows import OURS
+
+MARGIN = timedelta(minutes=10)
+"""How much longer than its own time stamp a request may take until others see what it did."""
+
+PAGE = 100
+BARE_PAGE = 1000
+ASKED_AT_ONCE = 300
+"""Numbers of tasks in a query: it travels in the address, which servers limit."""
+
+_TASK_FIELDS = ("id", "data", "annotations", "predictions")
+_ANNOTATION_FIELDS = (
+    "result",
+    "was_cancelled",
+    "completed_by",
+    "lead_time",
+    "created_at",
+    "updated_at",
+    "draft_created_at",
+    "parent_prediction",
+)
+"""The server takes one list for tasks and annotations; to leave others out is twice as fast."""
+
+_Filter = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ReviewProject:
+    """A project that reviews can be read from.
+
+    Attributes:
+        id: its number.
+        title: its title.
+        shown_version: the model version whose predictions are filled in for reviewers.
+        controls: names of all controls in its labelling config.
+    """
+
+    id: int
+    title: str
+    shown_version: str
+    controls: frozenset[str]
+
+
+def review_project(client: Client, title: str) -> ReviewProject:
+    """Find the project with exactly this title; it is never made.
+
+    Raises:
+        LabelStudioError: if there is none, or several, or its controls are others.
+    """
+    project = find_project(client, title)
+    if project is None:
+        raise LabelStudioError(
+            f"there is no project {title!r} at {client.url} (any more), or the token's owner does "
+            "not see it; push the queue first, or name another --label_studio_project"
+        )
+    controls = _controls(str(project.get("label_config") or ""), title, project["id"])
+    version = str(project.get("model_version") or "")
+    return ReviewProject(int(project["id"]), title, version, controls)
+
+
+def _controls(label_config: str, title: str, number: int) -> frozenset[str]:
+    """Return the names of a config's controls, if reviews can be told from them.
+
+    A project may do without a verdict: then the text alone says what the reviewer meant. If it has
+    a control that is none of ours, that may be the verdict under another name.
+    """
+    try:
+        elements = list(ElementTree.fromstring(label_config).iter())
+    except ElementTree.ParseError as error:
+        raise LabelStudioError(
+            f"the labelling config of project {title!r} (number {number}) is not XML ({error})"
+        ) from error
+    found = {one.get("name", ""): one for one in elements if one.get("name") and one.get("toName")}
+    wanted = {config.CAPTION: "TextArea", config.VERDICT: "Choices", **TAGS}
+    needed = [config.CAPTION]
+    if config.VERDICT in found or not found.keys() <= set(OURS):
+        needed.append(config.VERDICT)
+    wrong = [name for name in needed if name not in found]
+    wrong += [name for name, tag in wanted.items() if name in found and found[name].tag != tag]
+    if wrong:
+        there = ", ".join(f"{one.tag} {name!r}" for name, one in found.items()) or "none"
+        expected = ", ".join(f"{wanted[name]} {name!r}" for name in wrong)
+        raise LabelStudioError(
+            f"the controls of project {title!r} (number {number}) are {there}; expected was "
+            f"{expected}. Give it that name again in the project's labelling config, or name "
+            "another --label_studio_project"
+        )
+    return frozenset(found)
+
+
+class Annotations:
+    """Reads the annotated tasks of a project."""
+
+    def __init__(self, client: Client, project: ReviewProject) -> None:
+        """Look at nothing yet.
+
+        Args:
+            client: a connection to Label Studio.
+            project: the project.
+        """
+        self._client = client
+        self._project = project.id
+
+    def newest_change(self) -> datetime | None:
+        """Return when the project's tasks last changed, by the server's clock; None without any."""
+        answer = self._ask([], ["id", "updated_at"], 1, ["-tasks:updated_at"])
+        times = [datetime.fromisoformat(task["updated_at"]) for task in answer["tasks"]]
+        return times[0] if times else None
+
+    def annotated(self, since: datetime | None) -> Iterator[dict[str, Any]]:
+        """Yield the annotated tasks that changed since a time, all if None, each once.
+
+        They come with annotations and predictions, as Label Studio writes them.
+        """
+        changed = _changed(since)
+        fields = [*_TASK_FIELDS, *_ANNOTATION_FIELDS]
+        some = [_where("total_annotations", "greater", 0)]
+        skipped = [
+            _where("total_annotations", "equal", 0),
+            _where("cancelled_annotations", "greater", 0),
+        ]
+        seen = set()
+        for which in (some, skipped):  # Filters are joined by one word, so it takes two queries.
+            for task in self._pages([*which, *changed], fields, PAGE, fields="all"):
+                if task["id"] not in seen:
+                    seen.add(task["id"])
+                    yield task
+
+    def bare(self, since: datetime | None) -> Iterator[dict[str, Any]]:
+        """Yield the tasks that changed since a time, all if None, and have no annotations."""
+        none = [_where(f"{kind}_annotations", "equal", 0) for kind in ("total", "cancelled")]
+        for task in self._pages([*none, *_changed(since)], ["id", "data", "created_at"], BARE_PAGE):
+            yield task | {"annotations": [], "predictions": []}
+
+    def tasks(self) -> int:
+        """Return how many tasks the project has."""
+        return self._count([])
+
+    def drafts(self) -> int:
+        """Return how many tasks have a draft, whoever made it."""
+        return self._count([_where("draft_exists", "equal", "true", "Boolean")])
+
+    def missing(self, task_ids: Sequence[int]) -> int:
+        """Return how many of these tasks the project does not have."""
+        there = 0
+        for start in range(0, len(task_ids), ASKED_AT_ONCE):
+            some = list(task_ids[start : start + ASKED_AT_ONCE])
+            there += self._count([_where("id", "in_list", some)])
+        return len(task_ids) - there
+
+    def reviewers(self) -> dict[int, str]:
+        """Return the e-mail addresses of users by their numbers, as far as they may be seen."""
+        try:
+            users = self._client.get("/api/users/")
+        except LabelStudioError as error:
+            if error.status not in (403, 404):
+                raise
+            return {}
+        users = users.get("results", []) if isinstance(users, dict) else users
+        return {int(user["id"]): user["email"] for user in users if user.get("email")}
+
+    def _pages(
+        self, filters: list[_Filter], include: list[str], size: int, **options: str
+    ) -> Iterator[dict[str, Any]]:
+        last = 0
+        while True:
+            after = [*filters, _where("id", "greater", last)]
+            answer = self._ask(after, include, size, ["tasks:id"], **options)
+            yield from answer["tasks"]
+            if len(answer["tasks"]) >= answer["total"] or not answer["tasks"]:
+                return
+            last = answer["tasks"][-1]["id"]
+
+    def _count(self, filters: list[_Filter]) -> int:
+        return int(self._ask(filters, ["id"], 1, [])["total"])
+
+    def _ask(
+        self,
+        filters: list[_Filter],
+        include: list[str],
+        size: int,
+        ordering: list[str],
+        **options: str,
+    ) -> dict[str, Any]:
+        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ordering}
+        parameters = {
+            "project": self._project,
+            "page": 1,
+            "page_size": size,
+            "resolve_uri": "false",  # Signed addresses are of no use here, and take time.
+            "include": ",".join(include),
+            "query": json.dumps(query, separators=(",", ":")),
+            **options,
+        }
+        answer: dict[str, Any] = self._client.get("/api/tasks", params=parameters)
+        return answer
+
+
+def _changed(since: datetime | None) -> list[_Filter]:
+    if since is None:
+        return []
+    time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # The one form it reads.
+    return [_where("updated_at", "greater_or_equal", time, "Datetime")]
+
+
+def _where(column: str, operator: str, value: object, kind: str = "Number") -> _Filter:
+    name = f"filter:tasks:{column}"
+    return {"filter": name, "operator": operator, "type": kind, "value": value}

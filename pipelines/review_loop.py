@@ -1,0 +1,192 @@
+"""The commands `review pull` and `review status`: what reviewers said, and how far they are."""
+
+import argparse
+import shlex
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow.compute as pc
+
+from pipelines.commands import CommandError, UsageError, output_of, review_config
+from pipelines.committed import captions_by_model, newest_verdicts
+from pipelines.labelstudio.annotations import Annotations, ReviewProject, review_project
+from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings, read_token
+from pipelines.local import opened
+from pipelines.options import EXIT_DONE
+from pipelines.output import Output, new_run_id
+from pipelines.pulling import Pulled, pull
+from pipelines.report.terminal import LINE_SECONDS, say
+from schemas.kinds import ReviewReason, Verdict
+from schemas.uris import redact
+
+_NAMED = 10
+"""How many of a kind are named in a report; the others are counted."""
+
+
+def review_pull(args: argparse.Namespace) -> int:
+    """Bring what reviewers said into an output.
+
+    Raises:
+        UsageError: if the output has no captions.
+        CommandError: if the project was not read.
+    """
+    output = _output(args)
+    with opened(output, str(output.run_id)), _connected(args) as (client, project):
+        pulled = pull(client, project, output, args.since, on_progress=_Ticker())
+    for why in _some(pulled.damaged):
+        say(f"not taken: {why}")
+    print("\n".join(_pull_lines(args, output, pulled)))
+    return EXIT_DONE
+
+
+def review_status(args: argparse.Namespace) -> int:
+    """Say how far reviewers are.
+
+    Raises:
+        UsageError: if the output has no captions.
+        CommandError: if the project was not read.
+    """
+    output = _output(args)
+    with _connected(args) as (client, project):
+        annotations = Annotations(client, project)
+        pulled = pull(client, project, output, write=False, on_progress=_Ticker())
+        tasks, drafts = annotations.tasks(), annotations.drafts()
+    print(f"project {project.title!r}, number {project.id}, at {args.label_studio_url}")
+    print("\n".join(_status_lines(output, pulled, tasks, drafts)))
+    if pulled.merged.changed:
+        print(f"Bring them with: {_pull_command(args)}")
+    return EXIT_DONE
+
+
+def _output(args: argparse.Namespace) -> Output:
+    review_config(args)  # Refuses an address that carries a login.
+    output = Output(output_of(args.output).uri, new_run_id())
+    if not output.current().of("captions"):
+        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
+    return output
+
+
+@contextmanager
+def _connected(args: argparse.Namespace) -> Iterator[tuple[Client, ReviewProject]]:
+    try:
+        title, token = args.label_studio_project, read_token(args.label_studio_token_file)
+        with Client(LabelStudioSettings(args.label_studio_url, title, token)) as client:
+            client.check()
+            yield client, review_project(client, title)
+    except LabelStudioError as error:
+        raise CommandError(redact(str(error))) from error
+
+
+class _Ticker:
+    """Says how many tasks were read, each half minute."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, tasks: int) -> None:
+        if time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            say(f"{tasks:,} tasks read")
+
+
+def _verdicts(output: Output) -> Counter[str]:
+    """Return how many rows of ``reviews`` there are of each verdict."""
+    counts: Counter[str] = Counter()
+    for _, table in output.tables("reviews", ["verdict"]):
+        for row in pc.value_counts(table.column("verdict")).to_pylist():
+            counts[row["values"]] += row["counts"]
+    return counts
+
+
+def _some(texts: list[str]) -> Iterator[str]:
+    yield from texts[:_NAMED]
+    if len(texts) > _NAMED:
+        yield f"{len(texts) - _NAMED:,} more like these"
+
+
+def _pull_lines(args: argparse.Namespace, output: Output, pulled: Pulled) -> Iterator[str]:
+    since = f"changed since {pulled.since:%Y-%m-%d %H:%M:%S} UTC" if pulled.since else "in all"
+    merged, there = pulled.merged, _verdicts(output)
+    yield (
+        f"project {args.label_studio_project!r} at {args.label_studio_url}: {pulled.tasks:,} "
+        f"annotated tasks {since}"
+    )
+    yield (
+        f"reviews: {merged.added.total():,} new or changed, {merged.removed.total():,} replaced "
+        f"or withdrawn, {merged.same:,} read again and the same"
+    )
+    verdicts = ", ".join(f"{there[verdict]:,} {verdict.value}" for verdict in Verdict)
+    yield f"the output has {there.total():,} now: {verdicts}"
+    yield from _remarks(pulled)
+
+
+def _remarks(pulled: Pulled) -> Iterator[str]:
+    """Say what was read and is not what a reader of the table may take it for."""
+    if pulled.damaged:
+        yield f"annotations that cannot be read and were not taken: {len(pulled.damaged):,}"
+    if pulled.unknown:
+        named = ", ".join(_some([str(number) for number in pulled.unknown]))
+        yield (
+            "tasks with annotations of no caption of this output, which were not taken: " + named
+        )
+    if pulled.missing:
+        yield (f"reviewed tasks that are not in the project any more, and kept: {pulled.missing:,}")
+    if pulled.elsewhere:
+        yield (
+            "reviews of images that the output has no caption of, taken without boxes and masks: "
+            f"{pulled.elsewhere:,}"
+        )
+
+
+def _status_lines(output: Output, pulled: Pulled, tasks: int, drafts: int) -> Iterator[str]:
+    queued, judged, deferred, left = _queue(output)
+    merged, there = pulled.merged, _verdicts(output)
+    for name, count, text in (
+        ("queued", queued, f"captions, {judged:,} of them reviewed since they were planned"),
+        ("deferred", deferred, "near-duplicates of those, which wait"),
+        ("pushed", tasks, "tasks in the project"),
+        ("in progress", drafts, "tasks with a draft"),
+        ("not queued", left, "reviewed captions that are in the queue no more"),
+    ):
+        yield f"{name:12}{count:8,}  {text}"
+    yield f"{'reviews':12}{'pulled':>8}  not pulled yet"
+    for verdict in Verdict:
+        yield f"  {verdict.value:10}{there[verdict]:8,}  {merged.added[verdict]:14,}"
+    if merged.removed:
+        yield f"{merged.removed.total():,} of the pulled ones were changed or withdrawn since"
+    yield from _remarks(pulled)
+    if not merged.changed:
+        yield "all is pulled"
+
+
+def _queue(output: Output) -> tuple[int, int, int, int]:
+    """Return how many captions are queued, reviewed of these, deferred, and reviewed otherwise."""
+    queued: dict[tuple[str, str], set[str]] = {}
+    deferred = 0
+    columns = ["image_id", "model_id", "decoding", "reasons"]
+    for _, table in output.tables("review", columns):
+        for row in table.to_pylist():
+            waits = ReviewReason.DEFERRED.value in row["reasons"]
+            images = queued.setdefault((row["model_id"], row["decoding"]), set())
+            deferred += waits
+            images |= set() if waits else {row["image_id"]}
+    judged = left = 0
+    for model_id, decoding in captions_by_model(output):
+        ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
+        said = {
+            image for image, right in newest_verdicts(output, ours).items() if right is not None
+        }
+        here = queued.get((model_id, decoding), set())
+        judged, left = judged + len(said & here), left + len(said - here)
+    return sum(map(len, queued.values())), judged, deferred, left
+
+
+def _pull_command(args: argparse.Namespace) -> str:
+    command = ["captioner", "review", "pull", args.output]
+    command += ["--label_studio_url", args.label_studio_url]
+    command += ["--label_studio_project", args.label_studio_project]
+    if args.label_studio_token_file:
+        command += ["--label_studio_token_file", args.label_studio_token_file]
+    return shlex.join(command)
