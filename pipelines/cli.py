@@ -10,6 +10,9 @@ from collections.abc import Sequence
 
 from pipelines.options import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, parse
 
+_MAY_HANG = ("read", "beam", "doctor")
+"""How threads are called that may hang: in a read, a pipeline that was cut short, or a check."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
@@ -29,7 +32,19 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     logging.getLogger("apache_beam.runners.portability.local_job_service").setLevel(logging.ERROR)
     # After parsing, since torch and Beam take seconds to import.
     from captioner.contract import ModelLoadError
-    from pipelines import calibration, commands, job, quality, training
+    from pipelines import (
+        agreement,
+        calibration,
+        commands,
+        job,
+        merge,
+        promote,
+        quality,
+        review_init,
+        review_loop,
+        training,
+    )
+    from pipelines.doctor import command as doctor
     from pipelines.listing import ListingError
     from pipelines.local import RunError
     from pipelines.manifest import BalanceError
@@ -37,15 +52,22 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     from pipelines.storage import StorageError
 
     actions = {
+        "agreement": agreement.agreement,
         "calibrate": calibration.calibrate,
         "compact": commands.compact_output,
+        "doctor": doctor.doctor,
         "evaluate": training.evaluate_model,
         "explain": commands.explain_image,
+        "init": review_init.init_review,
+        "merge": merge.merge_output,
         "plan": commands.review_plan,
+        "pull": review_loop.review_pull,
+        "promote": promote.promote,
         "push": commands.review_push,
         "quality": quality.quality,
         "rescore": calibration.rescore_output,
         "scenes": commands.scenes,
+        "status": review_loop.review_status,
         "statistics": training.add_statistics,
         "train": training.train,
     }
@@ -73,8 +95,8 @@ def run() -> None:
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread.name.startswith(("read", "beam")) for thread in threading.enumerate()):
-        os._exit(status)  # a hung read, or a pipeline cut short: Python would wait for it forever
+    if any(thread.name.startswith(_MAY_HANG) for thread in threading.enumerate()):
+        os._exit(status)  # Python would wait for it forever
     sys.exit(status)
 
 

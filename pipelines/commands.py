@@ -126,6 +126,8 @@ def say_pushed(output: Output, pushed: dict[str, Any], args: argparse.Namespace)
     """Say what a push did, and how to go on if it did not finish."""
     for uri, why in pushed["failed"]:
         say(f"not pushed: {uri}: {why}")
+    for note in pushed["notes"]:
+        say(note)
     if pushed["error"]:
         say(f"not pushed: {pushed['error']}")
     if pushed["finished"]:

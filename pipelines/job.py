@@ -32,6 +32,7 @@ from pipelines.commands import (
 )
 from pipelines.confidence import head_of, say_uncalibrated
 from pipelines.config import AnnotateConfig
+from pipelines.default_model import choose_model
 from pipelines.done import lost_by
 from pipelines.listing import ImageRef, ListingCounts, list_images
 from pipelines.local import Listed, LocalRun, RunError, explain, opened
@@ -55,6 +56,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     """Run the main job and return the exit status."""
     started = time.monotonic()
     output = output_of(args.output)
+    promoted = choose_model(args, output)
     options = PipelineOptions(list(beam_args))
     in_process = (options.view_as(StandardOptions).runner or _IN_PROCESS[0]) in _IN_PROCESS
     _check(args, options, in_process)
@@ -64,6 +66,8 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     # Before the model is loaded: a misspelt folder should not take a minute to be found out.
     refs = list_images(args.input, args.glob, counts=listing)
     captioner = load(args.model, args.device, decoding_config(args), args.features)
+    if promoted is not None:
+        promoted.check(captioner)
     config = _config(args, output, captioner)
     output = Output(output.uri, config.run_id)
     if options.view_as(TestOptions).dry_run:

@@ -11,7 +11,12 @@ from captioner.images import Limits
 from pipelines import __version__
 from pipelines.arguments import EXIT_USAGE, Parser, positive, share
 from pipelines.confidence_options import add_calibrate, add_rescore
+from pipelines.doctor_options import add_doctor
+from pipelines.merge_options import add_merge
+from pipelines.promote_options import add_promote
 from pipelines.quality_options import add_quality
+from pipelines.review_init_options import add_init
+from pipelines.review_loop_options import add_pull_and_status
 from pipelines.review_options import REVIEW_BELOW, add_review_rules
 from pipelines.training_options import add_evaluate, add_statistics, add_train
 
@@ -75,6 +80,7 @@ def _parsers() -> tuple[Parser, Parser]:
     )
     annotate.set_defaults(parser=annotate)
     _add_annotate(annotate)
+    add_doctor(commands, _add_model, _add_label_studio)
     _add_review(commands)
     add_quality(commands)
     _add_compact(commands)
@@ -84,6 +90,7 @@ def _parsers() -> tuple[Parser, Parser]:
     add_calibrate(commands, _add_model, _add_decoding)
     add_rescore(commands)
     add_statistics(commands)
+    add_promote(commands, _add_label_studio, _add_decoding)
     _add_scenes(commands)
     return parser, annotate
 
@@ -111,7 +118,9 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         help="run images again whose rows lack what this run fills, such as a feature that is "
         "asked for now (default: what has a caption is done)",
     )
-    model = _add_model(parser)
+    model = _add_model(
+        parser, None, f"the one that OUTPUT/model names, see captioner promote; else {EMBEDDED}"
+    )
     model.add_argument(
         "--features",
         nargs="+",
@@ -175,14 +184,16 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     beam.add_argument("--min_ram", metavar="SIZE", help="memory for Dataflow's workers, e.g. 16GB")
 
 
-def _add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+def _add_model(
+    parser: argparse.ArgumentParser, default: str | None = EMBEDDED, shown: str = EMBEDDED
+) -> argparse._ArgumentGroup:
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
-        default=EMBEDDED,
+        default=default,
         help="a model folder on any store, or the name of a Hugging Face image-to-text model such "
-        "as Salesforce/blip-image-captioning-base (default: %(default)s, which knows drawn "
-        "scenes only)",
+        f"as Salesforce/blip-image-captioning-base (default: {shown}, which knows drawn scenes "
+        "only)",
     )
     model.add_argument(
         "--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="(default: auto)"
@@ -245,19 +256,21 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_label_studio(group: argparse._ArgumentGroup, required: bool) -> None:
+def _add_label_studio(group: argparse._ArgumentGroup, required: bool, pushes: bool = True) -> None:
     group.add_argument(
         "--label_studio_url",
         required=required and "LABEL_STUDIO_URL" not in os.environ,
         default=os.environ.get("LABEL_STUDIO_URL"),
         metavar="URL",
-        help="push the queue to this Label Studio (default: the environment's LABEL_STUDIO_URL)",
+        help=f"{'push the queue to' if pushes else 'read from'} this Label Studio (default: the "
+        "environment's LABEL_STUDIO_URL)",
     )
     group.add_argument(
         "--label_studio_project",
         default="Captions to review",
         metavar="TITLE",
-        help="made if there is none of that title (default: %(default)s)",
+        help=f"{'made if there is none of that title' if pushes else 'its title'} "
+        "(default: %(default)s)",
     )
     group.add_argument(
         "--label_studio_token_file",
@@ -277,11 +290,14 @@ def _add_review(commands: Any) -> None:
     plan.add_argument(
         "--decoding", help="how they were decoded, if the model's were in several ways"
     )
+    add_init(actions, _add_label_studio)
     push = actions.add_parser("push", help="send the queue to Label Studio; what is there stays")
     push.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
     _add_label_studio(push.add_argument_group("Label Studio"), required=True)
     for parser in (plan, push):
         parser.set_defaults(parser=parser)
+    add_pull_and_status(actions, _add_label_studio)
+    add_merge(actions)
 
 
 def _add_compact(commands: Any) -> None:

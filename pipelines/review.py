@@ -23,12 +23,13 @@ class ReviewConfig:
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did: counts, and why it did not finish if it did not."""
+    """What a push did: counts, what there is to say, and why it did not finish if it did not."""
 
     tasks_created: int = 0
     tasks_found: int = 0
     predictions_created: int = 0
     failed: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
     error: str | None = None
 
     @property
@@ -43,7 +44,10 @@ def push_queue(
     model_id: str | None = None,
     decoding: str | None = None,
 ) -> Pushed:
-    """Push the live queue; what goes wrong is in the result, since the captions are safe."""
+    """Push the live queue; what goes wrong is in the result, since the captions are safe.
+
+    The caller holds the output's lease.
+    """
     try:
         token = read_token(review.label_studio_token_file)
         settings = LabelStudioSettings(
@@ -51,11 +55,13 @@ def push_queue(
         )
         items = review_items(output, model_id, decoding)
         classes = queue_classes(output, items, model_id, decoding)
-        report = push(items, settings, classes=classes)
+        report = push(items, settings, classes=classes, output=output)
     except LabelStudioError as error:
         return Pushed(error=redact(str(error)))
     failed = tuple((redact(uri), redact(why)) for uri, why in report.failed)
-    return Pushed(report.tasks_created, report.tasks_found, report.predictions_created, failed)
+    return Pushed(
+        report.tasks_created, report.tasks_found, report.predictions_created, failed, report.notes
+    )
 
 
 def review_committed(

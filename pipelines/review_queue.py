@@ -1,18 +1,23 @@
 """The live review queue: replacing one model's part of it, and reading what is to be pushed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner.annotations import ClassNames
 from pipelines.commit import Committed, clear
 from pipelines.committed import newest_verdicts
-from pipelines.labelstudio.push import ReviewItem
+from pipelines.labelstudio.items import ReviewItem
 from pipelines.output import Output
 from pipelines.parts import encode, publish
 from pipelines.records import annotations_of
 from schemas.kinds import ReviewReason
+from schemas.tables import CAPTIONS, REVIEW
+
+ROWS_AT_ONCE = 1_000
 
 
 def replace_queue(output: Output, model_id: str, decoding: str, queue: pa.Table) -> None:
@@ -33,9 +38,31 @@ def replace_queue(output: Output, model_id: str, decoding: str, queue: pa.Table)
     clear(output, Committed(leftovers=tuple(sorted(gone))))
 
 
+@dataclass(frozen=True, eq=False)
+class QueuedItems:
+    """Captions to review, in order. Rows stay Arrow's until somebody goes through them.
+
+    Attributes:
+        rows: of ``captions``.
+    """
+
+    rows: pa.Table
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return int(self.rows.num_rows)
+
+    def __iter__(self) -> Iterator[ReviewItem]:
+        """Iterate over the items, as often as wanted."""
+        for batch in self.rows.to_batches(max_chunksize=ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                columns = {name: row[name] for name in _ITEM_COLUMNS}
+                yield ReviewItem(**columns, annotations=annotations_of(row))
+
+
 def review_items(
     output: Output, model_id: str | None = None, decoding: str | None = None
-) -> list[ReviewItem]:
+) -> QueuedItems:
     """Return the live queue as items to push, least confident first.
 
     What has a verdict is none of them, unless that was only skipped: such rows are the record of
@@ -46,37 +73,62 @@ def review_items(
         model_id: only this model's; all models' if None.
         decoding: only this decoding config's; all if None.
     """
-    queue = [
-        row
-        for _, table in output.tables("review", _QUEUE_COLUMNS)
-        for row in table.to_pylist()
-        if ReviewReason.DEFERRED.value not in row["reasons"]
-        and model_id in (None, row["model_id"])
-        and decoding in (None, row["decoding"])
-    ]
-    kinds = {(row["model_id"], row["decoding"]) for row in queue}
-    verdicts = {
-        (one, way): newest_verdicts(
-            output, (pc.field("model_id") == one) & (pc.field("decoding") == way)
-        )
-        for one, way in kinds
-    }
-    queued = {
-        (row["uri"], row["model_id"], row["decoding"])
-        for row in queue
-        if verdicts[row["model_id"], row["decoding"]].get(row["image_id"]) is None
-    }
-    if not queued:
-        return []
-    wanted = pc.field("uri").isin(pa.array(sorted({uri for uri, _, _ in queued}), pa.string()))
+    queue = _to_review(output, model_id, decoding)
+    uris, keys = pc.unique(queue["uri"]), _keys(queue)
     columns = [*_ITEM_COLUMNS, *_ANNOTATION_COLUMNS]
-    items = [
-        ReviewItem(**{name: row[name] for name in _ITEM_COLUMNS}, annotations=annotations_of(row))
-        for _, table in output.tables("captions", columns, wanted)
-        for row in table.to_pylist()
-        if (row["uri"], row["model_id"], row["decoding"]) in queued
-    ]
-    return sorted(items, key=lambda item: (item.confidence, item.uri))
+    schema = pa.schema([(name, _large(CAPTIONS.field(name).type)) for name in columns])
+    found = [schema.empty_table()]
+    for _, table in output.tables("captions", columns, pc.field("uri").isin(uris)):
+        queued = table.filter(pc.is_in(_keys(table), value_set=keys))
+        found.append(queued.select(columns).cast(schema))
+    rows = pa.concat_tables(found)
+    order = pc.sort_indices(rows, [("confidence", "ascending"), ("uri", "ascending")])
+    return QueuedItems(rows.take(order))
+
+
+def _to_review(output: Output, model_id: str | None, decoding: str | None) -> pa.Table:
+    """Return the keys of the queue's rows that are to be seen and have no verdict yet."""
+    found = [pa.schema([REVIEW.field(name) for name in _QUEUE_COLUMNS]).empty_table()]
+    for _, table in output.tables("review", _QUEUE_COLUMNS):
+        for name, value in (("model_id", model_id), ("decoding", decoding)):
+            table = table if value is None else table.filter(_is(name, value))
+        found.append(table.select(_QUEUE_COLUMNS).filter(_not_deferred(table["reasons"])))
+    queue = pa.concat_tables(found)
+    kinds = queue.group_by(["model_id", "decoding"]).aggregate([])
+    for kind in kinds.to_pylist():
+        ours = _is("model_id", kind["model_id"]) & _is("decoding", kind["decoding"])
+        verdicts = newest_verdicts(output, ours)
+        said = [image_id for image_id, verdict in verdicts.items() if verdict is not None]
+        queue = queue.filter(~(ours & pc.field("image_id").isin(pa.array(said, pa.string()))))
+    return queue
+
+
+def _is(column: str, value: str) -> pc.Expression:
+    return pc.field(column) == value
+
+
+def _not_deferred(reasons: pa.ChunkedArray) -> pa.Array:
+    lists = reasons.combine_chunks()
+    deferred = pc.equal(pc.list_flatten(lists), ReviewReason.DEFERRED.value)
+    wanted = np.ones(len(lists), np.bool_)
+    wanted[pc.list_parent_indices(lists).filter(deferred).to_numpy()] = False
+    return pa.array(wanted)
+
+
+def _keys(rows: pa.Table) -> pa.ChunkedArray:
+    """Return the uri, model and decoding of each row in one."""
+    return pc.binary_join_element_wise(rows["uri"], rows["model_id"], rows["decoding"], "\0")
+
+
+def _large(kind: pa.DataType) -> pa.DataType:
+    """Return a type for texts of more than 2 GiB in all: those of many masks."""
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    if pa.types.is_list(kind):
+        return pa.list_(_large(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, _large(field.type)) for field in kind])
+    return kind
 
 
 def queue_classes(

@@ -25,8 +25,10 @@ PREVIEWS_VARIABLE = "LABEL_STUDIO_PREVIEWS"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 90.0
-RETRIES = 5
+RETRIES = 8  # a minute: as long as a restart of Label Studio takes
+UNREACHED_RETRIES = 1  # where nothing has answered yet, an address that is wrong is likelier
 MAX_DELAY_SECONDS = 20.0
+MAX_ASKED_SECONDS = 120.0
 MAX_DETAIL = 300
 
 logger = logging.getLogger(__name__)
@@ -172,8 +174,9 @@ class Client:
         self.url = settings.url.rstrip("/")
         self._token = settings.token
         self._retries = retries
-        self._personal = _is_personal(settings.token)
+        self._personal = claims_of(settings.token) is not None
         self._access: str | None = None
+        self._reached = False
         self._http = httpx.Client(
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
             trust_env=urlsplit(settings.url).hostname not in LOOPBACK,  # no proxy to oneself
@@ -188,16 +191,18 @@ class Client:
         self._http.close()
 
     def check(self) -> None:
-        """Make sure, in a few seconds, that this is Label Studio and that it takes the token.
+        """Make sure that this is Label Studio and that it takes the token.
+
+        That nothing answers at the address is said within seconds.
 
         Raises:
             LabelStudioError: if not.
         """
         try:
-            version = self._send("GET", "/api/version", retries=1, authorize=False).json()
+            version = self._send("GET", "/api/version", authorize=False).json()
             if not isinstance(version, dict) or not any("label-studio" in key for key in version):
                 raise self._not_label_studio()
-            self._send("GET", "/api/current-user/whoami", retries=1)
+            self._send("GET", "/api/current-user/whoami")
         except ValueError:
             raise self._not_label_studio() from None
         except LabelStudioError as error:
@@ -230,11 +235,21 @@ class Client:
         """Get something and say only the status, whatever it is; redirects are not followed."""
         return self._send("GET", path, allowed=range(300, 500), **options).status_code
 
+    def location(self, path: str, **options: Any) -> str | None:
+        """Return the address that a path leads to elsewhere; None if the server answers itself.
+
+        Raises:
+            LabelStudioError: if it does neither.
+        """
+        response = self._send("GET", path, allowed=range(300, 400), **options)
+        return response.headers.get("location")
+
     def _json(self, response: httpx.Response) -> Any:
         try:
             return response.json() if response.content else None
         except ValueError:
-            raise LabelStudioError(
+            unknown = response.request.method == "POST"
+            raise (OutcomeUnknownError if unknown else LabelStudioError)(
                 f"{_call(response.request)} was answered with something that is not JSON; "
                 f"is {self.url} Label Studio, and nothing in between?"
             ) from None
@@ -244,29 +259,30 @@ class Client:
         method: str,
         path: str,
         *,
-        retries: int | None = None,
         authorize: bool = True,
         allowed: tuple[int, ...] | range = (),
         **options: Any,
     ) -> httpx.Response:
         """Send a request until it is answered, refused, or not worth another try."""
-        last = self._retries if retries is None else retries
-        repeatable = method != "POST"
+        last = self._retries
+        repeatable, more = method != "POST", options.pop("headers", {})
         for attempt in range(last + 1):
             response: httpx.Response | None = None
             try:
-                headers = self._authorization() if authorize else {}
+                headers = (self._authorization() if authorize else {}) | more
                 response = self._http.request(method, self.url + path, headers=headers, **options)
+                self._reached = True
                 if response.status_code == 401 and self._access and attempt < last:
                     self._access = None  # a personal token's access runs out after minutes
                     continue
                 unsent, reason = response.status_code == 429, f"status {response.status_code}"
                 if response.status_code < 500 and not unsent:
                     return self._accepted(response, allowed)
-            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-                unsent, reason = True, f"no connection ({type(error).__name__})"
             except (httpx.TransportError, httpx.DecodingError) as error:
-                unsent, reason = False, f"no answer ({type(error).__name__})"
+                unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+                reason = f"no {'connection' if unsent else 'answer'} ({type(error).__name__})"
+                if not self._reached and (unsent or isinstance(error, httpx.TimeoutException)):
+                    last = min(last, UNREACHED_RETRIES)
             except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
                 raise LabelStudioError(f"{self.url!r} is no address: {error}") from None
             if not (unsent or repeatable):
@@ -274,13 +290,18 @@ class Client:
                     f"{method} {self.url}{path}: {reason}; it may have been carried out all the "
                     "same; push again, which adds only what is missing"
                 )
-            if attempt < last:
-                logger.info("%s %s: %s; trying again", method, path, reason)
-                time.sleep(_delay(attempt, response))
+            if attempt >= last:
+                break
+            logger.info("%s %s: %s; trying again", method, path, reason)
+            self.wait(attempt, response)
         raise LabelStudioError(
             f"Label Studio at {self.url} does not answer ({method} {path}: {reason}, "
             f"{last + 1} times); check that it runs and that --label_studio_url is right"
         )
+
+    def wait(self, attempt: int, response: httpx.Response | None = None) -> None:
+        """Wait before another try: as long as the server asks for, else longer each time."""
+        time.sleep(_delay(attempt, response))
 
     def _accepted(
         self, response: httpx.Response, allowed: tuple[int, ...] | range
@@ -349,16 +370,19 @@ class Client:
         )
 
 
-def _is_personal(token: Token) -> bool:
-    """Say whether this is a personal access token: a JWT, where a legacy one is 40 hex digits."""
+def claims_of(token: Token) -> dict[str, Any] | None:
+    """Return what a personal access token says of itself, such as ``exp``, when it expires.
+
+    None of a legacy token, which is 40 hex digits, where a personal one is a JWT.
+    """
     parts = token.reveal().split(".")
     if len(parts) != 3:
-        return False
+        return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
     except ValueError:
-        return False
-    return isinstance(claims, dict)
+        return None
+    return claims if isinstance(claims, dict) else None
 
 
 def _call(request: httpx.Request) -> str:
@@ -369,5 +393,5 @@ def _delay(attempt: int, response: httpx.Response | None) -> float:
     """Say how long to wait before another try: as asked, else longer each time."""
     asked = response.headers.get("retry-after", "") if response is not None else ""
     if asked.isdigit():
-        return min(float(asked), MAX_DELAY_SECONDS)
+        return min(float(asked), MAX_ASKED_SECONDS)
     return min(0.5 * 2.0**attempt, MAX_DELAY_SECONDS) * random.uniform(0.75, 1.25)

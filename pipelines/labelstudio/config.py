@@ -10,6 +10,7 @@ from pipelines.labelstudio.client import LabelStudioError
 from pipelines.labelstudio.regions import IMAGE, OPTIONS, TAGS, controls
 
 CAPTION, VERDICT = "caption", "verdict"
+UNSURE_WORDS = "unsure_words"
 VERDICTS = ("accept", "fix", "reject")
 TASK_DATA = ("image", "image_id", "uri", "caption")
 
@@ -41,21 +42,46 @@ INSTRUCTION = (
     "the pencil beside it, correct it, click the tick and choose <b>fix</b>. "
     "If it cannot be saved, choose <b>reject</b>."
 )
+_UNSURE_TITLE = "Words that the model was unsure of"
+_OF_CLASSES = " Put right what else was found, too: labels, boxes and masks."
+_OF_UNSURE_WORDS = " The words that the model was unsure of are marked."
 
 
-def label_config(classes: ClassNames) -> str:
+def label_config(classes: ClassNames, show_unsure_words: bool = False) -> str:
     """Return the labelling config for captions, and for what else a model finds.
 
     Args:
         classes: of labels, boxes and masks; a kind without any gets no control.
+        show_unsure_words: show the caption with its unsure words marked, above its field.
     """
     root = ElementTree.fromstring(LABEL_CONFIG)
     made = list(controls(classes))
-    if not made:
+    if not made and not show_unsure_words:
         return LABEL_CONFIG
     root[1].extend(made)
+    if show_unsure_words:
+        root[1].insert(0, ElementTree.Element("Header", value=_UNSURE_TITLE, size="5"))
+        # A HyperText shows marks as marks; inline, for else it is a page in the page.
+        shown = {"name": UNSURE_WORDS, "value": f"${UNSURE_WORDS}"}
+        shown |= {"valueType": "text", "inline": "true"}
+        root[1].insert(1, ElementTree.Element("HyperText", shown))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def instruction(classes: ClassNames, show_unsure_words: bool = False) -> str:
+    """Return what reviewers are told to do, for the same arguments as ``label_config``."""
+    unsure = _OF_UNSURE_WORDS if show_unsure_words else ""
+    return INSTRUCTION + unsure + (_OF_CLASSES if any(vars(classes).values()) else "")
+
+
+def wants_unsure_words(config: str) -> bool:
+    """Say whether tasks must bring the caption with its unsure words marked.
+
+    Args:
+        config: the XML of a project's config.
+    """
+    return UNSURE_WORDS in _variables(ElementTree.fromstring(config))
 
 
 def validate(config: str) -> None:
@@ -75,12 +101,15 @@ def validate(config: str) -> None:
         ) from error
 
 
-def differences(config: str, classes: ClassNames = NO_CLASSES) -> list[str]:
+def differences(
+    config: str, classes: ClassNames = NO_CLASSES, show_unsure_words: bool = False
+) -> list[str]:
     """Say what a project's labelling config lacks for captions to be reviewed with it.
 
     Args:
         config: the XML of the project's config.
         classes: of labels, boxes and masks that are to be reviewed, too.
+        show_unsure_words: whether it must show the caption with its unsure words marked.
 
     Returns:
         One sentence for each thing that is missing or different; none if it can be used.
@@ -101,7 +130,10 @@ def differences(config: str, classes: ClassNames = NO_CLASSES) -> list[str]:
         found += [f"the Choices {VERDICT!r} lack {', '.join(missing)}"] if missing else []
     for kind, tag in TAGS.items():
         found += _class_differences(named.get(kind), kind, tag, getattr(classes, kind))
-    foreign = sorted(_variables(root) - set(TASK_DATA))
+    if show_unsure_words:
+        unsure = named.get(UNSURE_WORDS)
+        found += _difference(unsure, "HyperText", UNSURE_WORDS, value=f"${UNSURE_WORDS}")
+    foreign = sorted(_variables(root) - {*TASK_DATA, UNSURE_WORDS})
     return found + [f"it wants ${name}, which captions do not have" for name in foreign]
 
 

@@ -23,7 +23,7 @@ PREVIEW_SIZE = (512, 512)
 PREVIEW_QUALITY = 85
 PREVIEW_THREADS = 4
 UPLOAD_FILES = 25
-UPLOAD_TRIES = 3
+UPLOAD_TRIES = 8
 STORES = {"gs": "gcs", "s3": "s3"}
 UNSHOWN = (".tif", ".tiff")  # browsers do not draw these
 PRESIGN_MINUTES = 15
@@ -52,7 +52,12 @@ def size_at(address: str, width: int, height: int) -> tuple[int, int]:
         width: of the original.
         height: likewise.
     """
-    return shown_size(width, height) if address.startswith(UPLOADS) else (width, height)
+    return shown_size(width, height) if is_preview(address) else (width, height)
+
+
+def is_preview(address: str) -> bool:
+    """Say whether an address of a task is that of an uploaded preview."""
+    return address.startswith(UPLOADS)
 
 
 def shown_size(width: int, height: int) -> tuple[int, int]:
@@ -71,6 +76,12 @@ def is_stored(uri: str) -> bool:
     bucket, _, key = rest.partition("/")
     odd = "?" in key or key.startswith("/") or key != key.strip() or not key.isprintable()
     return protocol in STORES and bool(bucket and key) and not odd and not _unshown(uri)
+
+
+def bucket_of(uri: str) -> str:
+    """Return the bucket of a uri that ``is_stored``, such as ``gs://photos``."""
+    protocol, _, rest = uri.partition("://")
+    return f"{protocol}://{rest.partition('/')[0]}"
 
 
 def _unshown(uri: str) -> bool:
@@ -94,8 +105,9 @@ class Images:
         self._ready: set[str] = set()
         self._uploads: dict[str, str] | None = None
 
-    def _as_it_is(self, uri: str) -> bool:
-        return not self._previews and (is_address(uri) or is_stored(uri))
+    def needs_preview(self, uri: str) -> bool:
+        """Say whether a preview of an image is uploaded, since nothing else can show it."""
+        return self._previews or not (is_address(uri) or is_stored(uri))
 
     def addresses(
         self, pictures: Sequence[Picture]
@@ -114,25 +126,37 @@ class Images:
         found: dict[str, str] = {}
         rest: list[Picture] = []
         for picture in pictures:
-            if not self._as_it_is(picture.uri):
+            if self.needs_preview(picture.uri):
                 rest.append(picture)
                 continue
             if is_stored(picture.uri):
-                self._open_store(picture.uri)
+                self.open_store(picture.uri)
             found[picture.image_id] = picture.uri
         uploaded, failed = self._upload(rest)
         return found | uploaded, failed
 
-    def _open_store(self, uri: str) -> None:
-        """Make sure that the project has a storage for a uri's bucket, and that it can read."""
-        protocol, _, rest = uri.partition("://")
-        bucket = f"{protocol}://{rest.partition('/')[0]}"
-        if bucket not in self._ready:
-            storage = self._find_storage(bucket) or self._make_storage(bucket)
-            self._try_storage(storage, bucket, uri)
-            self._ready.add(bucket)
+    def open_store(self, uri: str) -> bool:
+        """Make sure that the project has a storage for a uri's bucket, and that it can read.
 
-    def _find_storage(self, bucket: str) -> dict[str, Any] | None:
+        Args:
+            uri: of an image that ``is_stored``.
+
+        Returns:
+            Whether the storage was made now.
+
+        Raises:
+            LabelStudioError: if Label Studio cannot read the bucket.
+        """
+        bucket = bucket_of(uri)
+        if bucket in self._ready:
+            return False
+        found = self.find_storage(bucket)
+        self._try_storage(found or self._make_storage(bucket), bucket, uri)
+        self._ready.add(bucket)
+        return found is None
+
+    def find_storage(self, bucket: str) -> dict[str, Any] | None:
+        """Return the project's storage for a bucket as Label Studio has it, None without one."""
         protocol, _, name = bucket.partition("://")
         path = f"/api/storages/{STORES[protocol]}"
         for storage in self._client.get(path, params={"project": self._project}):
@@ -157,7 +181,7 @@ class Images:
         except LabelStudioError as error:
             # An error of the server's own, too, is how it says that it has no credentials.
             lost = isinstance(error, OutcomeUnknownError)
-            if lost and (found := self._find_storage(bucket)) is not None:
+            if lost and (found := self.find_storage(bucket)) is not None:
                 return found
             raise LabelStudioError(
                 f"Label Studio does not get at {bucket}, so reviewers would see no images "
@@ -187,9 +211,26 @@ class Images:
         )
 
     def _resolves(self, uri: str) -> bool:
+        path, params = self._resolving(uri)
+        return self._client.status(path, params=params) < 400
+
+    def address_elsewhere(self, uri: str) -> str | None:
+        """Return where Label Studio sends a browser for an image; None if it hands it through.
+
+        The address is signed for some minutes: show it to nobody.
+
+        Args:
+            uri: of an image that ``is_stored``, in a bucket that the project has a storage for.
+
+        Raises:
+            LabelStudioError: if Label Studio finds no address.
+        """
+        path, params = self._resolving(uri)
+        return self._client.location(path, params=params)
+
+    def _resolving(self, uri: str) -> tuple[str, dict[str, str]]:
         name = base64.urlsafe_b64encode(uri.encode()).decode()
-        path = f"/projects/{self._project}/resolve/"
-        return self._client.status(path, params={"fileuri": name}) < 400
+        return f"/projects/{self._project}/resolve/", {"fileuri": name}
 
     def _upload(
         self, pictures: Sequence[Picture]
@@ -211,10 +252,12 @@ class Images:
         """
         uploads = self._known_uploads()
         error: LabelStudioError | None = None
-        for _ in range(UPLOAD_TRIES):
+        for attempt in range(UPLOAD_TRIES):
             rest = [i for i in previews if i not in uploads]
             if not rest:
                 return
+            if attempt:
+                self._client.wait(attempt)
             numbers: list[int] = []
             for start in range(0, len(rest), UPLOAD_FILES):
                 part = {i: previews[i] for i in rest[start : start + UPLOAD_FILES]}
@@ -242,8 +285,18 @@ class Images:
         except LabelStudioError as error:
             if isinstance(error, OutcomeUnknownError) or error.status == 400:
                 return [], error
-            raise
+            if error.status != 413 or len(previews) == 1:
+                raise
+            return self._send_halves(previews)
         return list(answer.get("file_upload_ids") or []), None
+
+    def _send_halves(self, previews: dict[str, bytes]) -> tuple[list[int], LabelStudioError | None]:
+        """Upload previews that are too large together."""
+        names = list(previews)
+        middle = len(names) // 2
+        halves = ({i: previews[i] for i in some} for some in (names[:middle], names[middle:]))
+        (first, error), (second, other) = map(self._send_part, halves)
+        return first + second, error or other
 
     def _known_uploads(self) -> dict[str, str]:
         """Return the address of each uploaded preview by image id."""

@@ -10,7 +10,6 @@ from pipelines.labelstudio.client import Client, LabelStudioError, OutcomeUnknow
 PAGE = 500
 EMPTY_CONFIGS = ("", "<View></View>", "<View/>")
 SETTINGS = {
-    "expert_instruction": config.INSTRUCTION,
     "show_collab_predictions": True,  # without it a reviewer starts from an empty field
     "sampling": "Uncertainty sampling",  # lowest confidence first
     "maximum_annotations": 1,
@@ -25,41 +24,74 @@ class Project:
     Attributes:
         id: its number.
         shown_version: the model version whose predictions are filled in for reviewers.
+        unsure_words: whether its tasks must bring the caption with its unsure words marked.
     """
 
     id: int
     shown_version: str
+    unsure_words: bool = False
 
 
-def open_project(client: Client, title: str, classes: ClassNames = NO_CLASSES) -> Project:
+class OtherConfigError(LabelStudioError):
+    """A project whose labelling config is for something else.
+
+    Attributes:
+        differences: what it lacks, a sentence each.
+    """
+
+    def __init__(self, title: str, number: int, differences: list[str]) -> None:
+        super().__init__(
+            f"project {title!r} (number {number}) has another labelling config: "
+            f"{'; '.join(differences)}; name another project, or add these controls to it"
+        )
+        self.differences = differences
+
+
+def open_project(
+    client: Client,
+    title: str,
+    classes: ClassNames = NO_CLASSES,
+    show_unsure_words: bool = False,
+) -> Project:
     """Find the project with exactly this title, or make it.
 
     Args:
         client: a connection to Label Studio.
         title: the title.
         classes: of labels, boxes and masks that are to be reviewed with the captions.
+        show_unsure_words: whether reviewers must see the caption with its unsure words marked.
 
     Returns:
         The project.
 
     Raises:
-        LabelStudioError: if two have the title, or its labelling config is for something else.
+        OtherConfigError: if its labelling config is for something else.
+        LabelStudioError: if two have the title.
+    """
+    found = find_project(client, title) or _create(client, title, classes, show_unsure_words)
+    return _adopt(client, found, title, classes, show_unsure_words)
+
+
+def find_project(client: Client, title: str) -> dict[str, Any] | None:
+    """Return the project with exactly this title as Label Studio has it, None without one.
+
+    Raises:
+        LabelStudioError: if two have the title.
     """
     found = _named(client, title)
-    if not found:
-        try:
-            found = [_create(client, title, classes)]
-        except OutcomeUnknownError:
-            found = _named(client, title)
-            if not found:
-                raise
     if len(found) > 1:
         numbers = ", ".join(str(project["id"]) for project in found)
         raise LabelStudioError(
             f"{len(found)} projects are called {title!r} (numbers {numbers}); rename all but one, "
             "or name another project"
         )
-    return _adopt(client, found[0], title, classes)
+    return found[0] if found else None
+
+
+def is_empty(project: dict[str, Any]) -> bool:
+    """Say whether a project has neither a labelling config nor tasks, so can be set up."""
+    found = str(project.get("label_config") or "")
+    return found.strip() in EMPTY_CONFIGS and not project.get("task_number")
 
 
 def show_predictions(client: Client, project: Project, model_version: str) -> None:
@@ -90,28 +122,61 @@ def _named(client: Client, title: str) -> list[dict[str, Any]]:
         page += 1
 
 
-def _create(client: Client, title: str, classes: ClassNames) -> dict[str, Any]:
-    label_config = config.label_config(classes)
+def _set_up(classes: ClassNames, show_unsure_words: bool) -> dict[str, Any]:
+    """Return labelling config, instructions and settings, checked before they are sent."""
+    label_config = config.label_config(classes, show_unsure_words)
     config.validate(label_config)
-    body = {"title": title, "label_config": label_config, **SETTINGS}
+    told = config.instruction(classes, show_unsure_words)
+    return {"label_config": label_config, "expert_instruction": told, **SETTINGS}
+
+
+def _create(
+    client: Client, title: str, classes: ClassNames, show_unsure_words: bool
+) -> dict[str, Any]:
+    body = {"title": title, **_set_up(classes, show_unsure_words)}
     body["description"] = "Captions to review. Made by captioner; tasks are keyed by image_id."
-    return dict(client.post("/api/projects", json=body))
+    try:
+        made = dict(client.post("/api/projects", json=body))
+    except OutcomeUnknownError:
+        there = _named(client, title)
+        if not there:
+            raise
+        made = max(there, key=_number)
+    _remove_repeats(client, title, made)
+    return made
 
 
-def _adopt(client: Client, project: dict[str, Any], title: str, classes: ClassNames) -> Project:
+def _remove_repeats(client: Client, title: str, made: dict[str, Any]) -> None:
+    """Remove what the same request made before ``made``: the last try's is the whole one.
+
+    Label Studio on SQLite carries a request out again when its database was locked
+    (DatabaseIsLockedRetryMiddleware), and what the first try made is there all the same.
+    """
+    for project in _named(client, title):
+        same = all(project.get(name) == made.get(name) for name in ("created_by", "label_config"))
+        if same and not project.get("task_number") and _number(project) < _number(made):
+            client.delete(f"/api/projects/{project['id']}/")
+
+
+def _number(project: dict[str, Any]) -> int:
+    return int(project["id"])
+
+
+def _adopt(
+    client: Client,
+    project: dict[str, Any],
+    title: str,
+    classes: ClassNames,
+    show_unsure_words: bool,
+) -> Project:
     """Take a project as it is if captions can be reviewed in it; set up an empty one."""
-    found = str(project.get("label_config") or "")
-    if found.strip() in EMPTY_CONFIGS and not project.get("task_number"):
-        label_config = config.label_config(classes)
-        config.validate(label_config)
-        body = {"label_config": label_config, **SETTINGS}
+    if is_empty(project):
+        body = _set_up(classes, show_unsure_words)
         project = client.patch(f"/api/projects/{project['id']}", body)
-        found = str(project["label_config"])
-    if different := config.differences(found, classes):
-        raise LabelStudioError(
-            f"project {title!r} (number {project['id']}) has another labelling config: "
-            f"{'; '.join(different)}; name another project, or add these controls to it"
-        )
+    found = str(project.get("label_config") or "")
+    if different := config.differences(found, classes, show_unsure_words):
+        raise OtherConfigError(title, project["id"], different)
     if project.get("show_collab_predictions") is False:
         client.patch(f"/api/projects/{project['id']}", {"show_collab_predictions": True})
-    return Project(int(project["id"]), str(project.get("model_version") or ""))
+    shown = str(project.get("model_version") or "")
+    return Project(int(project["id"]), shown, config.wants_unsure_words(found))

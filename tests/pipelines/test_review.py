@@ -63,7 +63,7 @@ class TestPlan:
 
     def test_classes_are_those_of_the_runs_and_of_what_was_found(self, output: Output):
         plan_review(output, "fake@1", DECODING, 1.0)
-        items = review_items(output, "fake@1", DECODING)
+        items = list(review_items(output, "fake@1", DECODING))
         (run_id,) = {row["run_id"] for row in rows(output, "review")}
         manifest = output.read_manifest(run_id)
         known = {"labels": ["red", "blue"], "boxes": [], "masks": []}

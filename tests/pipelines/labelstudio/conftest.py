@@ -1,5 +1,6 @@
 """A project of its own for each test, and the truth about what is in it."""
 
+import contextlib
 import hashlib
 import json
 import uuid
@@ -65,6 +66,20 @@ def queue(label_studio: LabelStudio) -> Iterator[Queue]:
     queue = Queue(label_studio, f"review {uuid.uuid4().hex[:12]}")
     yield queue
     queue.http.close()
+
+
+@contextlib.contextmanager
+def second_user(queue: Queue) -> Iterator[httpx.Client]:
+    """Another reviewer, who has signed up by the organization's link and is logged in."""
+    token = queue.get("/api/invite")["token"]
+    with httpx.Client(base_url=queue.server.url, timeout=60, follow_redirects=True) as http:
+        form = http.get("/user/signup/", params={"token": token}).raise_for_status()
+        fields = {"email": f"{uuid.uuid4().hex}@localhost.test", "password": uuid.uuid4().hex}
+        fields["csrfmiddlewaretoken"] = form.cookies["csrftoken"]
+        http.post("/user/signup/", params={"token": token}, data=fields).raise_for_status()
+        http.headers["X-CSRFToken"] = http.cookies["csrftoken"]
+        http.get("/api/current-user/whoami").raise_for_status()
+        yield http
 
 
 @pytest.fixture(scope="session")
