@@ -1,5 +1,6 @@
 """What the tests of the pipeline share: folders of images, runs, and reading an output."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
+from captioner.checkpoint import embedded_path
 from captioner.contract import Captioner
 from pipelines.config import AnnotateConfig
 from pipelines.listing import ImageRef, list_images
@@ -28,6 +30,12 @@ def write_images(folder: Path, count: int, first: int = 0) -> list[Path]:
     for index, path in enumerate(paths, first):
         Image.new("RGB", (12, 10), colour(index)).save(path)
     return paths
+
+
+def bare_model(folder: Path) -> Path:
+    """Copy the embedded model without its statistics and confidence heads."""
+    besides = shutil.ignore_patterns("statistics.safetensors", "confidence.json")
+    return Path(shutil.copytree(embedded_path(), folder, ignore=besides))
 
 
 def annotate(

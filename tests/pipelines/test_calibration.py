@@ -106,6 +106,12 @@ def calibrate(labels: object, target: object, *flags: str) -> int:
     return main([*command, *every, *flags])
 
 
+def greedy_head(folder: Path) -> ConfidenceHead:
+    """Return the head for greedy captions; the model may have had others before."""
+    (found,) = [one for one in load_heads(str(folder)) if one.decoding == GREEDY]
+    return found
+
+
 def head(model_id: str, **changes: object) -> ConfidenceHead:
     made = ConfidenceHead(
         model_id=model_id,
@@ -128,7 +134,7 @@ class TestCalibrate:
         assert "120 of 120 reviews are used" in told
         assert "120 captions of 120 images" in told
         assert "AUROC" in told
-        (made,) = load_heads(str(tmp_path / "m2"))
+        made = greedy_head(tmp_path / "m2")
         assert (made.model_id, made.decoding, made.labels) == (model_id, GREEDY, 120)
         assert made.features == ("logprob_mean", "num_tokens")
         assert f"head {made.id} is in" in told
@@ -153,7 +159,7 @@ class TestCalibrate:
         assert 40 < kept < 80
         told = f"{120 - kept} of 120 reviews are used; {kept} are kept for guarantees"
         assert capsys.readouterr().out.startswith(told)
-        (made,) = load_heads(str(tmp_path / "m2"))
+        made = greedy_head(tmp_path / "m2")
         assert made.labels == 120 - kept
 
     def test_what_says_nothing_of_these_captions_is_left_out(
@@ -187,18 +193,18 @@ class TestCalibrate:
         beam = head(model_id, decoding=BEAM)
         save_heads(target, [beam, head("older@1", decoding="0" * 12)])
         assert calibrate(output.uri, target, "--calibration", "temperature") == EXIT_DONE
-        assert {item.decoding for item in load_heads(target)} == {GREEDY, BEAM}
+        assert {item.decoding for item in load_heads(target)} >= {GREEDY, BEAM}
         assert "left out: a head for older@1" in capsys.readouterr().err
         # The model's own folder may be the output; what has a head gets another.
-        first = load_heads(target)
+        first = greedy_head(target)
         assert calibrate(output.uri, target, "--model", target, "--fold_seed", "1") == EXIT_DONE
-        second = load_heads(target)
-        assert {item.id for item in second} & {item.id for item in first} == {beam.id}
+        assert greedy_head(target).id != first.id
+        assert beam in load_heads(target)
 
     def test_scenes_need_no_people(self, tmp_path, model_id, capsys):
         assert calibrate("scenes:56", tmp_path / "m2") == EXIT_DONE
         assert capsys.readouterr().out.startswith("56 scenes\n56 captions of 56 images")
-        (made,) = load_heads(str(tmp_path / "m2"))
+        made = greedy_head(tmp_path / "m2")
         plain = load(str(tmp_path / "m2"), "cpu")
         (said,) = plain.caption([plain.prepare(render(sample(1_900_000)))])
         assert 0 < made.probability(said.features) < 1
@@ -502,7 +508,7 @@ class TestNoGuarantee:
     ):
         lone = write(Output((tmp_path / "lone").as_uri()), rows_of(output, model_id), [])
         assert calibrate(output.uri, tmp_path / "m2") == EXIT_DONE
-        (spent,) = load_heads(str(tmp_path / "m2"))
+        spent = greedy_head(tmp_path / "m2")
         assert spent.all_labels
         assert main(["rescore", lone.uri, "--model", str(tmp_path / "m2")]) == EXIT_DONE
         assert {row["confidence_id"] for row in rows(lone)} == {spent.id}
@@ -515,7 +521,7 @@ class TestNoGuarantee:
         assert lone.current() == before
         command = ["calibrate", "--device", "cpu", "--labels", output.uri]
         assert main([*command, "--output", str(tmp_path / "m2")]) == EXIT_DONE
-        (made,) = load_heads(str(tmp_path / "m2"))
+        made = greedy_head(tmp_path / "m2")
         assert not made.all_labels
         assert main(["rescore", lone.uri, "--model", str(tmp_path / "m2")]) == EXIT_DONE
         assert self.plan(lone) == EXIT_DONE

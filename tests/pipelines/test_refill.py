@@ -1,14 +1,14 @@
 """Rows that are done, run again to fill columns that came to be asked for."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from captioner.checkpoint import embedded_path
+from captioner.checkpoint import load, save
 from captioner.contract import OF_BEAMS
+from captioner.model import CaptionModel
 from captioner.scenes import write_folder
 from pipelines import storage
 from pipelines.cli import main
@@ -16,7 +16,7 @@ from pipelines.local import RunError
 from pipelines.options import EXIT_DONE, EXIT_USAGE
 from pipelines.output import Output
 from tests.fakes import FakeCaptioner
-from tests.pipelines.helpers import annotate, essence, rows, write_images
+from tests.pipelines.helpers import annotate, bare_model, essence, rows, write_images
 
 INFORMATION, RESCORED = "image_information", "rescored_logprob_mean"
 
@@ -164,8 +164,18 @@ class TestRefill:
         assert storage.list_files(output.path("staging")) == []
 
 
+def headless_model(folder: Path) -> str:
+    """Make a model that fills nothing by itself: captions are all that it knows."""
+    whole = load(str(bare_model(folder)), device="cpu")
+    model = CaptionModel(replace(whole.model.config, heads=None))
+    weights = whole.model.state_dict()
+    model.load_state_dict({name: weights[name] for name in model.state_dict()})
+    save(model, whole.tokenizer, str(folder))
+    return str(folder)
+
+
 class TestCommand:
-    """With the embedded model, to which statistics are added."""
+    """With a model without statistics, and with one to which they are added."""
 
     @pytest.fixture(scope="class")
     def images(self, tmp_path_factory) -> Path:
@@ -175,8 +185,7 @@ class TestCommand:
 
     @pytest.fixture(scope="class")
     def model(self, images, tmp_path_factory) -> str:
-        folder = tmp_path_factory.mktemp("model") / "scenes"
-        shutil.copytree(embedded_path(), folder)
+        folder = bare_model(tmp_path_factory.mktemp("model") / "scenes")
         command = ["statistics", "--model", str(folder), "--data", str(images), "--device", "cpu"]
         assert main(command) == EXIT_DONE
         return str(folder)
@@ -221,10 +230,11 @@ class TestCommand:
         ],
     )
     def test_what_cannot_be_filled_is_told_before_the_run(
-        self, images, output, capsys, flags, message
+        self, images, output, tmp_path, capsys, flags, message
     ):
+        model = ["--model", headless_model(tmp_path / "bare")]
         try:
-            status = self.run(images, output, *flags)
+            status = self.run(images, output, *model, *flags)
         except SystemExit as exit:
             status = exit.code
         assert status == EXIT_USAGE

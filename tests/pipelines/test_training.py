@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captioner.checkpoint import embedded_path
 from captioner.loading import load
 from captioner.scenes import render, sample, write_folder
 from captioner.training.from_scenes import SceneMaterial
@@ -24,6 +23,7 @@ from pipelines.options import EXIT_DONE, EXIT_USAGE
 from pipelines.training_options import DECODER_FIELDS
 from tests.annotated import write_coco, write_image_folder
 from tests.captioner.encoders import tiny
+from tests.pipelines.helpers import bare_model
 
 MACHINE = ["--batch_size", "8", "--device", "cpu", "--precision", "float32"]
 LSTM = ["--embedding_size", "16", "--hidden_size", "24"]
@@ -351,7 +351,7 @@ class TestEvaluate:
 class TestStatistics:
     @pytest.fixture
     def model(self, tmp_path) -> Path:
-        return Path(shutil.copytree(embedded_path(), tmp_path / "model"))
+        return bare_model(tmp_path / "model")
 
     def add(self, model, data) -> int:
         return main(["statistics", "--model", str(model), "--data", data, "--device", "cpu"])
@@ -374,7 +374,7 @@ class TestStatistics:
 
     def test_of_scenes(self, model, capsys):
         assert self.add(model, "scenes:9") == EXIT_DONE
-        assert load(str(model), device="cpu").fills == ("feature_distance",)
+        assert "feature_distance" in load(str(model), device="cpu").fills
 
     @pytest.mark.parametrize(
         ("data", "message"),

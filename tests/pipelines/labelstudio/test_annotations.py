@@ -183,11 +183,6 @@ def _annotate_by_prediction(queue: Queue, task: dict[str, Any]) -> None:
     queue.post(path, {"selectedItems": chosen})
 
 
-def _draft(queue: Queue, task: dict[str, Any]) -> None:
-    body = {"lead_time": 2.0, "result": result("half a cap", None)}
-    queue.post(f"/api/tasks/{task['id']}/drafts", body)
-
-
 Act = Callable[[Queue, dict[str, Any], dict[str, Any]], Any]
 
 CHANGES: dict[str, Act] = {
@@ -206,33 +201,39 @@ CHANGES: dict[str, Act] = {
 class TestWhatChangedSince:
     """The server's own time of a task tells of every change to its annotations."""
 
-    def setup(self, queue: Queue, client: Client) -> tuple[Any, Any, Annotations, datetime]:
-        task, _ = fill(queue, 2)
-        said = submit(queue, task, "accept", parent_prediction=None)
+    def test_each_change_of_an_annotation(self, client: Client, queue: Queue) -> None:
+        said = [[{"result": result("a dog", "accept")}] for _ in CHANGES]
+        tasks = fill(queue, len(CHANGES), annotations=said)
         reading = opened(client, queue)
-        newest = reading.newest_change()
-        assert newest is not None
-        assert newest >= datetime.fromisoformat(said["updated_at"])
-        return task, said, reading, newest + A_MOMENT
-
-    @pytest.mark.parametrize("name", CHANGES)
-    def test_a_change_of_an_annotation(self, client: Client, queue: Queue, name: str) -> None:
-        task, said, reading, since = self.setup(queue, client)
-        assert [*reading.annotated(since), *reading.bare(since)] == []
-        CHANGES[name](queue, task, said)
-        assert ids([*reading.annotated(since), *reading.bare(since)]) == [task["id"]]
+        for (name, act), task in zip(CHANGES.items(), tasks, strict=True):
+            since = _newest(reading) + A_MOMENT
+            assert [*reading.annotated(since), *reading.bare(since)] == []
+            act(queue, task, task["annotations"][0])
+            changed = ids([*reading.annotated(since), *reading.bare(since)])
+            assert changed == [task["id"]], name
 
     def test_a_draft_is_no_change(self, client: Client, queue: Queue) -> None:
         """It is no review: only its task is counted."""
-        task, _, reading, since = self.setup(queue, client)
+        (task,) = fill(queue, 1)
+        reading = opened(client, queue)
+        since = _newest(reading) + A_MOMENT
         assert reading.drafts() == 0
-        _draft(queue, task)
+        queue.post(f"/api/tasks/{task['id']}/drafts", {"result": result("half a cap", None)})
         assert [*reading.annotated(since), *reading.bare(since)] == []
         assert reading.drafts() == 1
 
     def test_the_time_is_the_servers_whatever_its_zone(self, client: Client, queue: Queue) -> None:
-        task, said, reading, _ = self.setup(queue, client)
+        (task,) = fill(queue, 1)
+        submit(queue, task, "accept")
+        reading = opened(client, queue)
         changed = datetime.fromisoformat(queue.tasks()[0]["updated_at"])
+        assert _newest(reading) == changed
         there = changed.astimezone(timezone(timedelta(hours=5, minutes=30)))
         assert ids(reading.annotated(there)) == [task["id"]]
         assert ids(reading.annotated(there + A_MOMENT)) == []
+
+
+def _newest(reading: Annotations) -> datetime:
+    newest = reading.newest_change()
+    assert newest is not None
+    return newest
