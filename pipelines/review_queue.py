@@ -57,6 +57,7 @@ class QueuedItems:
         for batch in self.rows.to_batches(max_chunksize=ROWS_AT_ONCE):
             for row in batch.to_pylist():
                 columns = {name: row[name] for name in _ITEM_COLUMNS}
+                columns |= {name: tuple(row[name] or ()) for name in _TOKEN_COLUMNS}
                 yield ReviewItem(**columns, annotations=annotations_of(row))
 
 
@@ -75,7 +76,7 @@ def review_items(
     """
     queue = _to_review(output, model_id, decoding)
     uris, keys = pc.unique(queue["uri"]), _keys(queue)
-    columns = [*_ITEM_COLUMNS, *_ANNOTATION_COLUMNS]
+    columns = [*_ITEM_COLUMNS, *_TOKEN_COLUMNS, *_ANNOTATION_COLUMNS]
     schema = pa.schema([(name, _large(CAPTIONS.field(name).type)) for name in columns])
     found = [schema.empty_table()]
     for _, table in output.tables("captions", columns, pc.field("uri").isin(uris)):
@@ -166,6 +167,7 @@ def queue_classes(
 
 
 _QUEUE_COLUMNS = ["uri", "image_id", "model_id", "decoding", "reasons"]
+_TOKEN_COLUMNS = ("tokens", "token_logprobs")
 _ANNOTATION_COLUMNS = ("labels", "boxes", "masks")
 _ITEM_COLUMNS = (
     "image_id",

@@ -144,7 +144,12 @@ class LabelStudioSettings:
         Raises:
             LabelStudioError: if the address or title cannot be used.
         """
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+        except ValueError as error:  # Such as brackets that are no address of IPv6.
+            raise LabelStudioError(
+                f"the Label Studio address cannot be read ({error}); write http://host:port"
+            ) from None
         if parts.username or parts.password or parts.query or parts.fragment:
             raise LabelStudioError(
                 "the Label Studio address carries a login, a query or a fragment (not shown "

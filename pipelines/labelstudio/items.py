@@ -9,6 +9,7 @@ from captioner.annotations import Annotations, ClassNames
 from pipelines.labelstudio import config
 from pipelines.labelstudio.images import shown_size
 from pipelines.labelstudio.regions import regions
+from pipelines.labelstudio.unsure import unsure_words
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class ReviewItem:
         width: of the original, in pixels.
         height: likewise.
         annotations: labels, boxes and masks that were found.
+        tokens: of the caption, if the model tells.
+        token_logprobs: the natural log-probability of each.
     """
 
     image_id: str
@@ -38,6 +41,8 @@ class ReviewItem:
     width: int
     height: int
     annotations: Annotations = Annotations()
+    tokens: tuple[str, ...] = ()
+    token_logprobs: tuple[float, ...] = ()
 
     @property
     def model_version(self) -> str:
@@ -58,7 +63,11 @@ def by_image(items: Iterable[ReviewItem]) -> Wanted:
 
 
 def task_body(
-    versions: dict[str, ReviewItem], address: str, preview: bool, classes: ClassNames
+    versions: dict[str, ReviewItem],
+    address: str,
+    preview: bool,
+    classes: ClassNames,
+    show_unsure_words: bool,
 ) -> dict[str, Any]:
     """Write the task of an image, with its predictions, as Label Studio imports it.
 
@@ -67,10 +76,14 @@ def task_body(
         address: where the picture is that is shown.
         preview: whether that is an uploaded preview.
         classes: of the project's controls.
+        show_unsure_words: whether the project shows the words that the model was unsure of.
     """
     first = next(iter(versions.values()))
     data = {"image": address, "image_id": first.image_id, "uri": first.uri}
     data["caption"] = first.caption
+    if show_unsure_words:
+        marked = unsure_words(first.tokens, first.token_logprobs, first.caption)
+        data[config.UNSURE_WORDS] = marked
     return {
         "data": {key: _text(value) for key, value in data.items()},
         "predictions": [prediction_body(item, preview, classes) for item in versions.values()],

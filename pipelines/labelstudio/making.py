@@ -10,6 +10,7 @@ from pipelines.labelstudio.client import Client, LabelStudioError
 from pipelines.labelstudio.images import Images, Picture, is_preview
 from pipelines.labelstudio.items import ReviewItem, Wanted, prediction_body, task_body
 from pipelines.labelstudio.ledger import Ledger
+from pipelines.labelstudio.project import Project
 from pipelines.labelstudio.reconcile import catch_up
 from pipelines.labelstudio.sending import send
 from pipelines.labelstudio.tasks import Task, Tasks
@@ -34,7 +35,7 @@ class Maker:
     def __init__(
         self,
         client: Client,
-        project_id: int,
+        project: Project,
         ledger: Ledger,
         classes: ClassNames,
         previews: bool,
@@ -43,17 +44,18 @@ class Maker:
 
         Args:
             client: a connection to Label Studio.
-            project_id: the number of the project.
+            project: the project.
             ledger: of the project; what is made is put into it.
             classes: of the project's controls.
             previews: upload a preview of every image.
         """
         self.refused = 0
         self._client = client
-        self._path = f"/api/projects/{project_id}/import"
+        self._project = project
+        self._path = f"/api/projects/{project.id}/import"
         self._ledger, self._classes = ledger, classes
-        self._tasks = Tasks(client, project_id)
-        self._images = Images(client, project_id, previews)
+        self._tasks = Tasks(client, project.id)
+        self._images = Images(client, project.id, previews)
 
     def make_tasks(self, missing: Wanted) -> dict[str, str]:
         """Make a task, with its predictions, for each image that can be shown.
@@ -70,8 +72,9 @@ class Maker:
         pictures = [Picture(i, next(iter(of_i.values())).uri) for i, of_i in missing.items()]
         addresses, unseen = self._images.addresses(pictures)
         previews = {i: is_preview(address) for i, address in addresses.items()}
+        marks = self._project.unsure_words
         bodies = {
-            i: task_body(missing[i], address, previews[i], self._classes)
+            i: task_body(missing[i], address, previews[i], self._classes, marks)
             for i, address in addresses.items()
         }
 

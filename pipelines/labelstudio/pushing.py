@@ -61,7 +61,7 @@ class Pusher:
         self._ledger, distrusted = file.load() if file else (Ledger(), None)
         self.notes += [distrusted] if distrusted else []
         self._tasks = Tasks(client, project.id)
-        self._maker = Maker(client, project.id, self._ledger, classes, settings.previews)
+        self._maker = Maker(client, project, self._ledger, classes, settings.previews)
         self._found, self._made = set[int](), set[int]()
         self._versions: dict[str, None] = {}  # in order; reviewers are shown the last one
         self._lacking: dict[Key, ReviewItem] = {}
@@ -111,20 +111,18 @@ class Pusher:
 
     def _push(self, batch: Sequence[ReviewItem], first: bool) -> None:
         wanted = by_image(item for item in batch if item.image_id not in self.failed)
-        for version in dict.fromkeys(version for of_i in wanted.values() for version in of_i):
-            if version not in self._versions:
-                verify(self._ledger, self._tasks, version)
-            self._versions.pop(version, None)
-            self._versions[version] = None
-        there = [image_id for image_id in wanted if self._ledger.of(image_id)]
-        for image_id in there:
-            tasks = self._ledger.of(image_id)
-            self._found |= {tasks[0].id} - self._made if first else set()
+        self._verify(version for of_image in wanted.values() for version in of_image)
+        there = {i: tasks for i in wanted if (tasks := self._ledger.of(i))}
+        for image_id, tasks in there.items():
             has = frozenset[str]().union(*(task.versions for task in tasks))
-            lacking = wanted[image_id].keys() - has
-            self._lacking |= {(image_id, version): wanted[image_id][version] for version in lacking}
-            self.predictions_found += len(wanted[image_id].keys() & has) if first else 0
-        self._make_tasks({i: of_i for i, of_i in wanted.items() if i not in there})
+            for version, item in wanted[image_id].items():
+                if version not in has:
+                    self._lacking[image_id, version] = item
+                elif first:
+                    self.predictions_found += 1
+            if first and tasks[0].id not in self._made:
+                self._found.add(tasks[0].id)
+        self._make_tasks({i: of_image for i, of_image in wanted.items() if i not in there})
         if len(self._lacking) >= PREDICTIONS_AT_ONCE:
             self._add_predictions()
         self._batches += 1
@@ -132,18 +130,26 @@ class Pusher:
             catch_up(self._ledger, self._tasks)
             self._save()
 
+    def _verify(self, versions: Iterable[str]) -> None:
+        """Look at the predictions of model versions that were not met before."""
+        for version in dict.fromkeys(versions):
+            if version not in self._versions:
+                verify(self._ledger, self._tasks, version)
+            self._versions.pop(version, None)
+            self._versions[version] = None
+
     def _make_tasks(self, missing: Wanted) -> None:
         if not missing:
             return
         left_out = self._maker.make_tasks(missing)
         uris = {i: next(iter(missing[i].values())).uri for i in left_out}
         self._leave_out({i: (uris[i], why) for i, why in left_out.items()})
-        for image_id in missing.keys() - left_out.keys():
-            self._made.update(task.id for task in self._ledger.of(image_id))
-            self.tasks_created += 1
-            self.predictions_created += len(missing[image_id])
+        made = missing.keys() - left_out.keys()
+        self._made.update(task.id for image_id in made for task in self._ledger.of(image_id))
+        self.tasks_created += len(made)
+        self.predictions_created += sum(len(missing[image_id]) for image_id in made)
         self._sent = True
-        if not self._shown and missing.keys() - left_out.keys():
+        if made and not self._shown:
             with suppress(LabelStudioError):  # Reviewers may have begun; done again in the end.
                 self._show()
 
@@ -154,7 +160,10 @@ class Pusher:
         left_out = self._maker.add_predictions(lacking)
         uris = {image_id: item.uri for (image_id, _), item in lacking.items()}
         self._leave_out({i: (uris[i], why) for i, why in left_out.items()})
-        self.predictions_created += sum(image_id not in left_out for image_id, _ in lacking)
+        self.predictions_created += sum(
+            any(version in task.versions for task in self._ledger.of(image_id))
+            for image_id, version in lacking
+        )
         self._sent = True
 
     def _leave_out(self, failed: dict[str, tuple[str, str]]) -> None:

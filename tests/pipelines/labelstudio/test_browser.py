@@ -227,3 +227,13 @@ def test_the_caption_is_filled_in_where_only_an_older_model_has_one(
         "caption": {"text": ["of the older model"]},
         "verdict": {"choices": ["accept"]},
     }
+
+
+def test_a_caption_of_any_characters_is_shown_as_text(reviewer: Reviewer, queue: Queue) -> None:
+    odd = "a <script>document.title = 'run'</script> <b>bold</b> &amp; 🐕 漢字 \0 end "
+    caption = odd + " ".join(["word"] * 2_000)
+    assert len(caption) > 10_000
+    push([make_item(1, caption=caption)], queue.settings)
+    reviewer.open_queue()
+    reviewer.wait(lambda: reviewer.caption() == caption.replace("\0", "\\0"))
+    assert reviewer.browser.title != "run"

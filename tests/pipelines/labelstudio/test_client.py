@@ -45,7 +45,7 @@ class TestToken:
 
 
 class TestSettings:
-    @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", "http://", ""])
+    @pytest.mark.parametrize("url", ["127.0.0.1:8080", "ftp://host", "http://", "", "http://[bad"])
     def test_an_address_that_cannot_be_one(self, url: str) -> None:
         with pytest.raises(LabelStudioError, match="http://host:port"):
             LabelStudioSettings(url, "review", Token(SECRET))

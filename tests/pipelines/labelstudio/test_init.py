@@ -14,7 +14,7 @@ from pipelines.labelstudio.client import Client
 from pipelines.labelstudio.push import push
 from pipelines.output import Output
 from pipelines.planning import ReviewRules, plan_review
-from tests.pipelines.labelstudio.conftest import Queue, make_items
+from tests.pipelines.labelstudio.conftest import Queue, make_item, make_items
 from tests.pipelines.labelstudio.proxy import Proxy
 from tests.pipelines.labelstudio.test_images import make_picture, storage_key
 from tests.pipelines.planned import DECODING, MODEL, add, captions
@@ -129,6 +129,13 @@ class TestMade:
         assert config.wants_unsure_words(queue.project()["label_config"])
         assert init(output, queue) == 0
         assert config.wants_unsure_words(queue.project()["label_config"])
+        told = {"tokens": ("caption", "0", "<end>"), "token_logprobs": (-1.0, 0.0, 0.0)}
+        push([make_item(0, **told), make_item(1)], queue.settings)
+        tasks = {task["data"]["caption"]: task["data"]["unsure_words"] for task in queue.tasks()}
+        assert tasks == {
+            "caption 0": '<mark title="probability 0.37">caption</mark> 0',
+            "caption 1": "caption 1",
+        }
 
     def test_an_empty_queue_leaves_all_captions_to_go_by(
         self, queue: Queue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
