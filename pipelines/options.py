@@ -281,7 +281,9 @@ def _add_label_studio(group: argparse._ArgumentGroup, required: bool, pushes: bo
 
 
 def _add_review(commands: Any) -> None:
-    review = commands.add_parser("review", help="plan the review queue, or push it")
+    review = commands.add_parser(
+        "review", help="plan the review queue, push it, bring back what people said, and use it"
+    )
     actions = review.add_subparsers(dest="action", metavar="ACTION", required=True)
     plan = actions.add_parser("plan", help="choose which committed captions need a person")
     plan.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
