@@ -1,18 +1,16 @@
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 
-from captioner.checkpoint import embedded_path
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.loading import load
 from pipelines.cli import main
 from pipelines.default_model import DefaultModel, choose_model, read_default, write_default
 from pipelines.output import Output, OutputError
 from tests.fakes import FakeCaptioner
-from tests.pipelines.helpers import rows, write_images
+from tests.pipelines.helpers import bare_model, rows, write_images
 
 BEAMS = DecodingConfig(strategy="beam", beam_size=5)
 
@@ -103,8 +101,7 @@ class TestChoice:
 class TestAnnotate:
     def test_takes_the_outputs_model(self, output: Output, tmp_path: Path, capsys):
         write_images(tmp_path / "in", 3)
-        model = tmp_path / "model"
-        shutil.copytree(embedded_path(), model)
+        model = bare_model(tmp_path / "model")
         config = json.loads((model / "config.json").read_text()) | {"name": "mine"}
         (model / "config.json").write_text(json.dumps(config))
         captioner = load(str(model), "cpu", DecodingConfig(max_length=7))
