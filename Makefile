@@ -82,7 +82,7 @@ model: $(VENV)/installed-training ## train the embedded model from nothing (two 
 	    --epochs 8 --batch_size 64 --captions_per_image 1 --label_smoothing 0 \
 	    --learning_rate 2e-3 --encoder_learning_rate 2e-3 --output $(RUN)/model
 	for language in "" "--language en" "--language zh"; do $(BIN)/captioner calibrate $$language \
-	    --model $(RUN)/model/last --labels scenes:8000 --output $(RUN)/model/last; done
+	    --calibration sigmoid --model $(RUN)/model/last --labels scenes:8000 --output $(RUN)/model/last; done
 	cp $(RUN)/model/last/*.json $(RUN)/model/last/*.safetensors captioner/data/embedded/
 
 bench: install-test ## measure the embedded model's accuracy and speed
