@@ -5,8 +5,9 @@ pages move, and a task that moves to an earlier one would never be read.
 
 Of what changed since a time the server is asked by its tasks' ``updated_at``. Whatever creates,
 changes or deletes an annotation sets that (in 1.23.0 tasks/models.py, ``Annotation.save`` and
-``delete``, and data_manager/actions), drafts do not. It is set before a request is carried out in
-full, so each reading begins a while before the last one did.
+``delete``, and data_manager/actions), drafts do not. *Remove Duplicated Tasks* alone moves
+annotations without it. It is set before a request is carried out in full, so each reading begins a
+while before the last one did.
 """
 
 import json

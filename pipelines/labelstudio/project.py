@@ -8,6 +8,7 @@ from pipelines.labelstudio import config
 from pipelines.labelstudio.client import Client, LabelStudioError, OutcomeUnknownError
 
 PAGE = 500
+TRIES = 8
 EMPTY_CONFIGS = ("", "<View></View>", "<View/>")
 SETTINGS = {
     "show_collab_predictions": True,  # without it a reviewer starts from an empty field
@@ -135,13 +136,17 @@ def _create(
 ) -> dict[str, Any]:
     body = {"title": title, **_set_up(classes, show_unsure_words)}
     body["description"] = "Captions to review. Made by captioner; tasks are keyed by image_id."
-    try:
-        made = dict(client.post("/api/projects", json=body))
-    except OutcomeUnknownError:
-        there = _named(client, title)
-        if not there:
-            raise
-        made = max(there, key=_number)
+    made: dict[str, Any] = {}
+    for attempt in range(TRIES):
+        try:
+            made = dict(client.post("/api/projects", json=body))
+        except OutcomeUnknownError:
+            client.wait(attempt)
+            made = max(_named(client, title), key=_number, default={})
+            if not made and attempt + 1 == TRIES:
+                raise
+        if made:
+            break
     _remove_repeats(client, title, made)
     return made
 

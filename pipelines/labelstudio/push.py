@@ -70,7 +70,7 @@ def push(
 ) -> PushReport:
     """Bring captions into the review queue; what is there already is left as it is.
 
-    Memory is bounded by a batch, and about 0.5 kB for each task of the project.
+    Memory is bounded by a batch, and about 0.4 kB for each task of the project.
 
     Args:
         items: the captions, in the order in which they are wanted there. They are gone through

@@ -3,12 +3,16 @@
 import pickle
 from pathlib import Path
 
+import httpx
 import pytest
 
+from pipelines.labelstudio import client as client_module
 from pipelines.labelstudio import config
 from pipelines.labelstudio.client import (
+    Client,
     LabelStudioError,
     LabelStudioSettings,
+    OutcomeUnknownError,
     Token,
     read_token,
 )
@@ -85,3 +89,73 @@ class TestConfig:
         changed = config.LABEL_CONFIG.replace(before, after, 1)
         assert changed != config.LABEL_CONFIG
         assert any(difference in found for found in config.differences(changed))
+
+
+class TestPatience:
+    @pytest.fixture
+    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        waits: list[float] = []
+        monkeypatch.setattr(client_module.time, "sleep", waits.append)
+        return waits
+
+    def client(self, *answers: httpx.Response | Exception) -> Client:
+        """A client whose requests are answered by these in turn, the last one for ever."""
+        left = list(answers)
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            found = left.pop(0) if len(left) > 1 else left[0]
+            if isinstance(found, Exception):
+                raise found
+            return found
+
+        client = Client(LabelStudioSettings("http://127.0.0.1:8080", "review", Token(SECRET)))
+        client._http = httpx.Client(transport=httpx.MockTransport(answer))
+        return client
+
+    def test_what_changes_nothing_is_asked_again_with_growing_pauses(
+        self, waits: list[float]
+    ) -> None:
+        lost = httpx.ReadError("reset")
+        answers = [httpx.Response(502), httpx.Response(429), lost, httpx.Response(200, json=[7])]
+        assert self.client(*answers).get("/api/tasks") == [7]
+        assert waits == sorted(waits)
+        assert len(waits) == 3
+
+    def test_a_server_that_stays_away_is_given_a_minute(self, waits: list[float]) -> None:
+        with pytest.raises(LabelStudioError, match=r"does not answer .*status 503, 9 times"):
+            self.client(httpx.Response(503)).get("/api/tasks")
+        assert 50 < sum(waits) < 100
+
+    def test_an_address_where_nothing_ever_answered_is_given_up_soon(
+        self, waits: list[float]
+    ) -> None:
+        for error in (httpx.ConnectError("refused"), httpx.ReadTimeout("slow")):
+            with pytest.raises(LabelStudioError, match="2 times"):
+                self.client(error).get("/api/tasks")
+        assert sum(waits) < 2
+
+    @pytest.mark.parametrize(("asked", "waited"), [("3", 3), ("999", 120)])
+    def test_it_waits_as_long_as_it_is_asked_to(
+        self, waits: list[float], asked: str, waited: float
+    ) -> None:
+        busy = httpx.Response(429, headers={"Retry-After": asked})
+        self.client(busy, httpx.Response(201, json={})).post("/import")
+        assert waits == [waited]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            httpx.Response(500),
+            httpx.ReadTimeout("slow"),
+            httpx.RemoteProtocolError("closed"),
+            httpx.Response(201, text="<html>"),
+        ],
+        ids=["error", "time-out", "closed", "not JSON"],
+    )
+    def test_what_may_have_been_done_is_not_done_again(
+        self, waits: list[float], answer: httpx.Response | Exception
+    ) -> None:
+        client = self.client(answer, httpx.Response(201, json={}))
+        with pytest.raises(OutcomeUnknownError):
+            client.post("/import")
+        assert waits == []
