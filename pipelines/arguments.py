@@ -19,6 +19,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{self.prog}: {message}\nSee {self.prog} --help\n")
 
 
+def add_kind(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose one model's captions, made in one way."""
+    parser.add_argument("--model_id", help="whose captions, if the output has several models'")
+    parser.add_argument(
+        "--decoding", help="how they were decoded, if the model's were in several ways"
+    )
+
+
 def positive(text: str) -> int:
     """Read a whole number above 0."""
     try:

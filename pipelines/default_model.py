@@ -125,7 +125,8 @@ def choose_model(args: argparse.Namespace, output: Output) -> DefaultModel | Non
     default = read_default(output)
     if args.model is not None:
         if default is not None:
-            say(f"model: {redact(args.model)}, as --model says; not the output's, {default.model}")
+            chosen, kept = redact(args.model), redact(default.model)
+            say(f"model: {chosen}, as --model says; not the output's, {kept}")
         return None
     args.model = EMBEDDED if default is None else default.model
     if default is None:

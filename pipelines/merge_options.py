@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pipelines.arguments import add_kind
+
 
 def add_merge(actions: Any) -> None:
     """Add both to the actions of `review`."""
@@ -13,10 +15,7 @@ def add_merge(actions: Any) -> None:
         "merge before.",
     )
     merge.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
-    merge.add_argument("--model_id", help="whose captions, if the output has several models'")
-    merge.add_argument(
-        "--decoding", help="how they were decoded, if the model's were in several ways"
-    )
+    add_kind(merge)
     agreement = actions.add_parser(
         "agreement",
         help="how often reviewers accept captions, how much they change, and agree",

@@ -9,7 +9,7 @@ from typing import Any
 from captioner.contract import EMBEDDED, EXTRAS, PRECISIONS, STRATEGIES, DecodingConfig
 from captioner.images import Limits
 from pipelines import __version__
-from pipelines.arguments import EXIT_USAGE, Parser, positive, share
+from pipelines.arguments import EXIT_USAGE, Parser, add_kind, positive, share
 from pipelines.confidence_options import add_calibrate, add_rescore
 from pipelines.doctor_options import add_doctor
 from pipelines.merge_options import add_merge
@@ -288,10 +288,7 @@ def _add_review(commands: Any) -> None:
     plan = actions.add_parser("plan", help="choose which committed captions need a person")
     plan.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
     add_review_rules(plan, "at least one rule is needed")
-    plan.add_argument("--model_id", help="whose captions, if the output has several models'")
-    plan.add_argument(
-        "--decoding", help="how they were decoded, if the model's were in several ways"
-    )
+    add_kind(plan)
     add_init(actions, _add_label_studio)
     push = actions.add_parser("push", help="send the queue to Label Studio; what is there stays")
     push.add_argument("output", metavar="OUTPUT", help="folder written by annotate")

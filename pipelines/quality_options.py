@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from pipelines.arguments import add_kind
+
 
 def add_quality(commands: Any) -> None:
     """Add the command to a parser's commands."""
@@ -14,10 +16,7 @@ def add_quality(commands: Any) -> None:
         "'captioner review plan OUTPUT --audit 2%'.",
     )
     quality.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
-    quality.add_argument("--model_id", help="whose captions, if the output has several models'")
-    quality.add_argument(
-        "--decoding", help="how they were decoded, if the model's were in several ways"
-    )
+    add_kind(quality)
     quality.add_argument(
         "--width",
         type=_width,
