@@ -1,6 +1,8 @@
 """Captions to numbers and back, by the `tokenizers` library: words, or byte pairs."""
 
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, get_args
 
@@ -161,6 +163,30 @@ class CaptionTokenizer:
         tokenizer = _parse(text)
         tokenizer.add_special_tokens([AddedToken(token, normalized=False) for token in _SPECIAL])
         return cls(tokenizer)
+
+    def extended(self, captions: Iterable[str], min_frequency: int = 1) -> "CaptionTokenizer":
+        """Return these tokens with the words of captions that are none yet behind them.
+
+        The more frequent ones come first. Byte pairs, which know every word, stay as they are.
+
+        Args:
+            captions: whose words are looked at.
+            min_frequency: how often a word must come to be added.
+        """
+        if not self.whole_words:
+            return self
+        content = json.loads(self.to_json())
+        vocabulary: dict[str, int] = content["model"]["vocab"]
+        normalizer, splitter = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
+        counts = Counter(
+            word
+            for caption in captions
+            for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(caption))
+        )
+        for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+            if count >= min_frequency and word not in vocabulary:
+                vocabulary[word] = len(vocabulary)
+        return CaptionTokenizer.from_json(json.dumps(content))
 
     def to_json(self) -> str:
         """Write the tokenizer as the library's JSON."""

@@ -39,7 +39,7 @@ from schemas.uris import redact
 _FROM_NOTHING = ("grid", "vit")
 _URIS = (
     *("data", "images", "annotations", "validation", "validation_annotations"),
-    *("encoder", "decoder"),
+    *("encoder", "decoder", "start_from"),
 )
 _THREADS = 8
 _PREFIX = re.compile("(timm|regions|lm):(?!//)")
@@ -79,7 +79,8 @@ def train(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> TrainingOptions:
     given = vars(args)
-    thaw = args.thaw or ("all" if args.encoder in _FROM_NOTHING else "none")
+    whole = args.start_from is not None or args.encoder in _FROM_NOTHING
+    thaw = args.thaw or ("all" if whole else "none")
     config = {**_of(TrainingConfig, given), "thaw": thaw}
     config["precision"] = args.precision or fastest_precision(args.device)
     settings = {name: given[name] for name in (*DECODER_FIELDS, "tied") if name in given}

@@ -125,6 +125,12 @@ def _add_model(train: argparse.ArgumentParser) -> None:
         help="lstm, transformer, or lm:NAME, a pretrained language model of GPT-2's kind "
         "(default: %(default)s)",
     )
+    model.add_argument(
+        "--start_from",
+        metavar="MODEL",
+        help="a model that captioner train has made, or embedded: its encoder, decoder, words and "
+        "the heads named by --tasks are gone on with, and words that it does not know are added",
+    )
     for name, (kind, metavar, text) in DECODER_FIELDS.items():
         model.add_argument(
             f"--{name}", type=kind, metavar=metavar, default=argparse.SUPPRESS, help=text
@@ -261,7 +267,8 @@ def _add_learning(train: argparse.ArgumentParser) -> None:
         "--thaw",
         metavar="WHAT",
         help="of the encoder learns: none, all, last:N layers, or a regular expression for names "
-        "of weights (default: none of a pretrained encoder, all of one from nothing)",
+        "of weights (default: none of a pretrained encoder, all of one from nothing or of a "
+        "model to start from)",
     )
     learning.add_argument(
         "--precision",

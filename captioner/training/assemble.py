@@ -46,6 +46,8 @@ from captioner.training.sources import (
     read_examples,
     splits_of,
 )
+from captioner.training.start import Start, start_from
+from schemas.uris import redact
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,10 @@ BAD_IMAGES, FEATURES = "bad_images.txt", "features"
 _HELD_BACK, _MOST_HELD_BACK = 0.05, 1000
 _ANY_SIZE = 100
 _WORDS = ("words", "vocabulary_size", "min_frequency", "punctuation")
+_OF_START = (
+    *("encoder", "image_size", "decoder", "decoder_settings", "languages"),
+    *("words", "vocabulary_size", "punctuation"),
+)
 _NOT_OF_SCENES = (
     *_WORDS,
     "images",
@@ -81,21 +87,28 @@ def assemble(options: TrainingOptions) -> TrainingRun:
     if options.tasks:
         require_torchmetrics()
     torch.manual_seed(options.config.seed)
-    encoder = encoder_from_name(options.encoder, options.image_size)
+    start = _start(options)
+    if start is None:
+        encoder = encoder_from_name(options.encoder, options.image_size)
+        _check_decoder(options)
+    else:
+        encoder = start.model.encoder
     thaw(encoder, options.config.thaw)
-    _check_decoder(options)
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     settings = options.settings()
+    if start is not None:
+        settings["start_from"] = start.model_id
     material: Material
     learned = None
     if (count := scene_count(options.data)) is not None:
-        material = _scenes(options, count)
+        material = _scenes(options, count, start)
+        learned = start.learned if start is not None else None
     else:
-        material = _examples(options, output)
+        material = _examples(options, output, start)
         used = [*material.examples, *material.validation]
         settings["data_hash"] = _hash(used)
-        learned = learned_from(used)
+        learned = learned_from(used, None if start is None else start.learned)
     if learned is not None:
         settings["reviews"] = learned.version
         (output / LEARNED).write_bytes(learned.to_bytes())
@@ -104,8 +117,13 @@ def assemble(options: TrainingOptions) -> TrainingRun:
             *(learned.version, learned.captions, len(learned.images)),
         )
     heads = heads_config(options.tasks, material.classes, encoder, gate=options.gate)
+    if start is None:
+        model = _model(options, encoder, material.tokenizer, heads)
+    else:
+        model = start.build(options.name, material.tokenizer, start.heads(heads))
+    thaw(model.encoder, options.config.thaw)
     return TrainingRun(
-        _model(options, encoder, material.tokenizer, heads),
+        model,
         material,
         options.config,
         output=output,
@@ -115,7 +133,7 @@ def assemble(options: TrainingOptions) -> TrainingRun:
     )
 
 
-def _scenes(options: TrainingOptions, count: int) -> SceneMaterial:
+def _scenes(options: TrainingOptions, count: int, start: Start | None) -> SceneMaterial:
     default = TrainingOptions(data="", output="")
     for name in _NOT_OF_SCENES:
         if (value := getattr(options, name)) != getattr(default, name):
@@ -125,16 +143,23 @@ def _scenes(options: TrainingOptions, count: int) -> SceneMaterial:
             f"drawn scenes have words of their own, and are seen as a grid; {options.decoder} "
             f"with {options.encoder} is for images with captions"
         )
-    return SceneMaterial(
+    languages = options.languages if start is None else start.tokenizer.languages
+    material = SceneMaterial(
         count,
         options.config,
-        languages=options.languages or ("en",),
+        languages=languages or ("en",),
         tasks=options.task_config,
         workers=options.threads,
     )
+    if start is not None and start.tokenizer.to_json() != material.tokenizer.to_json():
+        raise ValueError(
+            f"the words of {start.model_id} are not those of drawn scenes in "
+            f"{' and '.join(material.languages)}; start from a model that was trained on scenes"
+        )
+    return material
 
 
-def _examples(options: TrainingOptions, output: Path) -> ExampleMaterial:
+def _examples(options: TrainingOptions, output: Path, start: Start | None) -> ExampleMaterial:
     if options.languages:
         raise ValueError("languages are given, but they are for scenes; leave them out")
     training, validation = _split(options)
@@ -165,7 +190,7 @@ def _examples(options: TrainingOptions, output: Path) -> ExampleMaterial:
     return ExampleMaterial(
         good,
         scored,
-        _tokenizer(options, good),
+        _tokenizer(options, good, start),
         options.config,
         cache=output / FEATURES,
         augment=options.augment,
@@ -265,11 +290,16 @@ def _hash(examples: Sequence[Example]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _tokenizer(options: TrainingOptions, examples: Sequence[Example]) -> CaptionTokenizer:
+def _tokenizer(
+    options: TrainingOptions, examples: Sequence[Example], start: Start | None
+) -> CaptionTokenizer:
+    captions = (caption for example in examples for caption in example.captions)
+    if start is not None:
+        return start.words_with(captions, options.min_frequency)
     if options.decoder.startswith(LANGUAGE_MODEL):
         return _adopted(options.decoder.removeprefix(LANGUAGE_MODEL))
     return CaptionTokenizer.train(
-        (caption for example in examples for caption in example.captions),
+        captions,
         options.words,
         vocabulary_size=options.vocabulary_size,
         min_frequency=options.min_frequency,
@@ -287,6 +317,22 @@ def _adopted(name: str) -> CaptionTokenizer:
             raise ModelLoadError(cannot_load(name, f"tokenizer.json: {error}")) from error
 
 
+def _start(options: TrainingOptions) -> Start | None:
+    """Load the model to start from, if one is named, and refuse options that it decides."""
+    if options.start_from is None:
+        return None
+    default = TrainingOptions(data="", output="")
+    for name in _OF_START:
+        if (value := getattr(options, name)) != getattr(default, name):
+            raise ValueError(
+                f"{name} is {value!r}, but {redact(options.start_from)} brings its own; leave "
+                "it out"
+            )
+    start = start_from(options.start_from)
+    _check_fusion(options, start.model.config.decoder)
+    return start
+
+
 def _check_decoder(options: TrainingOptions) -> None:
     """Check what was asked of the decoder, before time is spent on the data."""
     given = set(options.decoder_settings)
@@ -301,11 +347,15 @@ def _check_decoder(options: TrainingOptions) -> None:
     kind, _ = DECODERS[options.decoder]
     if wrong := given - {field.name for field in fields(kind)}:
         raise ValueError(f"{min(wrong)} is not for a decoder of the kind {options.decoder}")
-    config = kind(vocabulary_size=_ANY_SIZE, **options.decoder_settings)
-    if config.fusion != "attention" and options.config.doubly_stochastic:
+    _check_fusion(options, kind(vocabulary_size=_ANY_SIZE, **options.decoder_settings))
+
+
+def _check_fusion(options: TrainingOptions, decoder: DecoderConfig) -> None:
+    fusion = getattr(decoder, "fusion", "attention")
+    if fusion != "attention" and options.config.doubly_stochastic:
         raise ValueError(
-            f"doubly_stochastic is {options.config.doubly_stochastic}, but with {config.fusion} "
-            "fusion there is no attention; leave it out"
+            f"doubly_stochastic is {options.config.doubly_stochastic}, but with {fusion} fusion "
+            "there is no attention; leave it out"
         )
 
 
@@ -394,5 +444,4 @@ def _model(
     )
     model.encoder.load_state_dict(encoder.state_dict())
     model.decoder.load_state_dict({**model.decoder.state_dict(), **weights})
-    thaw(model.encoder, options.config.thaw)
     return model

@@ -41,11 +41,12 @@ class Learned:
         return json.dumps(asdict(self), indent=0).encode() + b"\n"
 
 
-def learned_from(examples: Iterable[Example]) -> Learned | None:
+def learned_from(examples: Iterable[Example], before: Learned | None = None) -> Learned | None:
     """Return what a training has used of reviews; None if nothing.
 
     Args:
         examples: all that is trained on or scored on.
+        before: what the model that it starts from had used: that is in the weights for good.
     """
     said: dict[str, list[Any]] = {}
     for example in examples:
@@ -53,9 +54,15 @@ def learned_from(examples: Iterable[Example]) -> Learned | None:
             known = example.annotations and asdict(example.annotations)
             said[example.image_id] = [sorted(example.captions), known]
     if not said:
-        return None
+        return before
     captions = sum(len(texts) for texts, _ in said.values())
-    return Learned(config_id(said), captions, tuple(sorted(said)))
+    if before is None:
+        return Learned(config_id(said), captions, tuple(sorted(said)))
+    return Learned(
+        config_id({"before": before.version, "images": said}),
+        before.captions + captions,
+        tuple(sorted({*before.images, *said})),
+    )
 
 
 def images_learned(folder: str) -> frozenset[str]:
@@ -67,11 +74,25 @@ def images_learned(folder: str) -> frozenset[str]:
     Raises:
         ModelLoadError: if the file cannot be read.
     """
+    learned = read_learned(folder)
+    return frozenset() if learned is None else frozenset(learned.images)
+
+
+def read_learned(folder: str) -> Learned | None:
+    """Return what a model has used of reviews, as its folder says; None if nothing.
+
+    Args:
+        folder: of the model, on any store.
+
+    Raises:
+        ModelLoadError: if the file cannot be read.
+    """
     try:
         with fsspec.open(f"{folder.rstrip('/')}/{LEARNED}", "rb") as file:
-            return frozenset(json.loads(file.read(_MAX_BYTES))["images"])
+            known = json.loads(file.read(_MAX_BYTES))
+        return Learned(str(known["version"]), int(known["captions"]), tuple(known["images"]))
     except FileNotFoundError:
-        return frozenset()
+        return None
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelLoadError(
             f"{LEARNED} of model {redact(folder)} cannot be read: {redact(repr(error))}; put back "

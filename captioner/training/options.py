@@ -8,7 +8,7 @@ from captioner.training.augment import UNCHANGED, AugmentConfig
 from captioner.training.config import TrainingConfig
 from captioner.training.tasks import TaskConfig
 
-_ELSEWHERE = frozenset(["output", "device", "threads"])
+_ELSEWHERE = frozenset(["output", "device", "threads", "start_from"])
 """What the result does not depend on."""
 
 
@@ -23,6 +23,8 @@ class TrainingOptions:
         images: where the images lie, if the captions do not say.
         validation: likewise, to score on; by default the data's own split, or one image in twenty.
         name: of the model, first part of its id.
+        start_from: a trained model, as ``load`` takes it, whose encoder, decoder, words and heads
+            are gone on with; by default a model is made from nothing, or from a pretrained encoder.
         encoder: as ``encoder_from_name`` takes it.
         image_size: side of the square pictures, in pixels; by default what suits the encoder.
         decoder: ``lstm``, ``transformer``, or ``lm:`` and a pretrained language model.
@@ -52,6 +54,7 @@ class TrainingOptions:
     images: str | None = None
     validation: str | None = None
     name: str = "captioner"
+    start_from: str | None = None
     encoder: str = "grid"
     image_size: int | None = None
     decoder: str = "lstm"

@@ -122,6 +122,22 @@ class TestWords:
         ]
         assert len(CaptionTokenizer.train(captions, vocabulary_size=5)) == 5
 
+    def test_words_of_other_captions_come_behind(self, tokenizer):
+        known = [tokenizer.word(number) for number in range(len(tokenizer))]
+        extended = tokenizer.extended(["A Kayak!", "a kayak, two kayaks", "<end> of a star"])
+        words = [extended.word(number) for number in range(len(extended))]
+        assert words[: len(known)] == known
+        assert words[len(known) :][0] == "kayak"
+        assert {"kayaks", "!", "of"} <= set(words[len(known) :])
+        assert len(set(words)) == len(words)
+        assert said_again(extended, "A red kayak") == "a red kayak"
+        assert spelt(extended, "<end>") != ["<end>"]
+        assert len(tokenizer) == len(known)
+        assert len(tokenizer.extended(["a kayak, two kayaks, a kayak"], 2)) == len(known) + 1
+
+    def test_byte_pairs_know_every_word(self, byte_pairs):
+        assert byte_pairs.extended(["a kayak"]) is byte_pairs
+
     def test_more_words_than_the_library_keeps_by_itself(self):
         assert len(CaptionTokenizer.train(f"w{number}" for number in range(31_000))) == 31_004
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner.annotations import Annotations, Box, Label, Mask
+from captioner.confidence.duplicates import group_ids
 from captioner.training.sources import files, parquet
 from captioner.training.sources.examples import DataError, Row
 from schemas.kinds import ReviewReason, Verdict
@@ -57,8 +58,8 @@ def read_output(folder: str, *, annotated: bool, spare_audit: bool) -> Iterator[
     Args:
         folder: uri of the output.
         annotated: whether labels, boxes and masks are read too.
-        spare_audit: leave out what `audited_images` names: whoever learns from the audit, or
-            chooses by it, can no longer be judged by it.
+        spare_audit: leave out what `audited_images` names, and its near-duplicates: whoever learns
+            from the audit, or chooses by it, can no longer be judged by it.
 
     Raises:
         DataError: if nothing is left, the output is of a newer version, or a file of it is missing
@@ -66,10 +67,10 @@ def read_output(folder: str, *, annotated: bool, spare_audit: bool) -> Iterator[
     """
     live = _live_files(folder)
     truths = {image: _truth(said, annotated) for image, said in _reviews(live["reviews"]).items()}
-    spared = _audited(live) if spare_audit else frozenset[str]()
+    spared = _spared(live) if spare_audit else {}
     left_out = Counter[str]()
     for image, truth in list(truths.items()):
-        if reason := "drawn for the audit" if image in spared else truth.left_out:
+        if reason := spared.get(image, truth.left_out):
             left_out[reason] += 1
             del truths[image]
     places, copies = _places(live["captions"], truths.keys())
@@ -98,6 +99,21 @@ def audited_images(folder: str) -> frozenset[str]:
         DataError: as `read_output`.
     """
     return _audited(_live_files(folder))
+
+
+def _spared(live: dict[str, list[str]]) -> dict[str, str]:
+    """Return by image why it is not learned from: it is audited, or nearly one that is."""
+    audited = _audited(live)
+    if not audited:
+        return {}
+    columns = ["image_id", "phash"]
+    rows = pa.concat_tables(parquet.table(uri, columns) for uri in live["captions"])
+    images, hashes = (rows[name].combine_chunks() for name in columns)
+    groups = group_ids(images, hashes)
+    drawn = pc.is_in(images, pa.array(sorted(audited), pa.string()))
+    near = images.filter(pc.is_in(groups, groups.filter(drawn)))
+    reasons = dict.fromkeys(near.to_pylist(), "nearly the same as one drawn for the audit")
+    return reasons | dict.fromkeys(audited, "drawn for the audit")
 
 
 def _audited(live: dict[str, list[str]]) -> frozenset[str]:

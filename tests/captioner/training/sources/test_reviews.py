@@ -201,6 +201,20 @@ class TestAudit:
         with pytest.raises(DataError, match="reviewed images are left out: 1 drawn for the audit"):
             captions(spare_audit=True)
 
+    def test_near_duplicates_of_audited_images_are_spared_too(self, caplog):
+        audited, near, nearer = "f" * 16, "f" * 15 + "0", "f" * 14 + "00"
+        hashes = [near, nearer, audited, "0" * 16, None]
+        rows = [row | {"phash": one} for row, one in zip(captioned(*range(5)), hashes, strict=True)]
+        write_output(
+            captions=rows,
+            review=[{"image_id": "i2", "reasons": ["audit"]}],
+            reviews=[accepted(f"i{number}") for number in (0, 1, 3, 4)],
+        )
+        with caplog.at_level(logging.INFO):
+            assert list(captions(spare_audit=True)) == ["3.jpg", "4.jpg"]
+        assert "2 nearly the same as one drawn for the audit" in caplog.text
+        assert len(captions()) == 4
+
 
 class TestAnnotations:
     BOX = {"name": "dog", "probability": 0.4, "x": 1, "y": 2, "width": 3, "height": 4}

@@ -1,0 +1,123 @@
+"""Training that starts from a model which was trained before, and not from nothing."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from captioner.checkpoint import embedded_path
+from captioner.contract import EMBEDDED, ModelLoadError
+from captioner.heads import HEADS, HeadsConfig
+from captioner.loading import load
+from captioner.model import AttentionCaptioner, CaptionModel
+from captioner.tokenizer import CaptionTokenizer
+from captioner.training.learned import Learned, read_learned
+from schemas.uris import redact
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A trained model that another is to come from.
+
+    Attributes:
+        model: with its weights.
+        tokenizer: its words.
+        model_id: name and hash.
+        learned: the reviewed images that it has learned from, None if there are none.
+    """
+
+    model: CaptionModel
+    tokenizer: CaptionTokenizer
+    model_id: str
+    learned: Learned | None
+
+    def words_with(self, captions: Iterable[str], min_frequency: int) -> CaptionTokenizer:
+        """Return the model's words, and behind them those of captions that it does not know.
+
+        Args:
+            captions: to be learned from.
+            min_frequency: how often a word must come to be added.
+        """
+        extended = self.tokenizer.extended(captions, min_frequency)
+        if more := len(extended) - len(self.tokenizer):
+            logger.info("%d words are new to %s, and are added to its own", more, self.model_id)
+        return extended
+
+    def heads(self, wanted: HeadsConfig | None) -> HeadsConfig | None:
+        """Return the heads to train: the model's own where they tell the same classes.
+
+        Args:
+            wanted: what the data and the options ask for.
+        """
+        asked = {name: getattr(wanted, name, None) for name in HEADS}
+        for name, part in asked.items():
+            own = self._own_head(name)
+            if part is None and own is not None:
+                logger.warning(
+                    "the %s of %s are left out: they would no longer fit what is learned; name "
+                    "them among the tasks to keep them",
+                    *(name, self.model_id),
+                )
+            elif part is not None and own is not None and own.classes == part.classes:
+                asked[name] = own
+            elif part is not None:
+                logger.info("the %s are learned from nothing", name)
+        return HeadsConfig(**asked) if any(asked.values()) else None
+
+    def build(
+        self, name: str, tokenizer: CaptionTokenizer, heads: HeadsConfig | None
+    ) -> CaptionModel:
+        """Make a model with the weights of this one, as far as it has them.
+
+        Args:
+            name: of the new model.
+            tokenizer: this one's words, maybe with more behind them.
+            heads: of ``heads``.
+        """
+        decoder = replace(self.model.config.decoder, vocabulary_size=len(tokenizer))
+        model = CaptionModel(replace(self.model.config, name=name, decoder=decoder, heads=heads))
+        anew = [f"heads.{head}." for head in HEADS if not self._keeps(head, heads)]
+        weights = model.state_dict()
+        for key, known in self.model.state_dict().items():
+            if key in weights and not key.startswith(tuple(anew)):
+                _take_over(weights[key], known)
+        model.load_state_dict(weights)
+        return model
+
+    def _own_head(self, name: str) -> Any:
+        return getattr(self.model.config.heads, name, None)
+
+    def _keeps(self, name: str, heads: HeadsConfig | None) -> bool:
+        part = getattr(heads, name, None)
+        return part is not None and part == self._own_head(name)
+
+
+def _take_over(weight: torch.Tensor, known: torch.Tensor) -> None:
+    """Put known weights in the place of new ones, whose last rows may be of words that are new."""
+    if weight.ndim:
+        weight[: len(known)] = known
+    else:
+        weight.copy_(known)
+
+
+def start_from(name: str) -> Start:
+    """Load the model that a training is to start from.
+
+    Args:
+        name: ``embedded``, or a folder on any store.
+
+    Raises:
+        ModelLoadError: if it cannot be loaded, or is not of this project's kind.
+    """
+    captioner = load(name, "cpu")
+    if not isinstance(captioner, AttentionCaptioner):
+        raise ModelLoadError(
+            f"{redact(name)} is a model of Hugging Face, which runs through their own generate and "
+            "cannot be trained here; start from a model of captioner train"
+        )
+    folder = embedded_path() if name == EMBEDDED else name
+    return Start(captioner.model, captioner.tokenizer, captioner.model_id, read_learned(folder))
