@@ -1,15 +1,20 @@
-"""Whether a caption names what the heads do not see."""
+"""How much the heads doubt what a caption names."""
 
 import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from captioner.annotations import Annotations, Box, Label, Mask
+from captioner.annotations import Label
 from captioner.heads.config import HeadsConfig
 
 
-def heads_disagree(caption: str, found: Annotations, config: HeadsConfig) -> float:
-    """Return 1 where a caption names a class that no head sees, else 0.
+def heads_disagree(caption: str, likely: Iterable[Label], config: HeadsConfig) -> float:
+    """Return how unlikely the heads find what they doubt most of all that the caption names.
+
+    That is 1 less the least of the probabilities of the classes that it names, of each that of the
+    head that is surest of it: 0 where the heads are sure of all, or it names none; 1 where they are
+    sure that one is not there. It knows no threshold, so that the last digits of a probability
+    change only its own.
 
     A class is named by its own name, whole words, in whatever case, also with an ``s`` or ``es``
     at its end; of names of several words that hold each other, the longest counts. What is no class
@@ -17,16 +22,15 @@ def heads_disagree(caption: str, found: Annotations, config: HeadsConfig) -> flo
 
     Args:
         caption: the text.
-        found: what the heads see in the image.
-        config: of the heads; a class of several heads is seen if one of them sees it.
+        likely: how likely the heads find classes; 0 of a class that is not there.
+        config: of the heads.
     """
-    seen = {_folded(item.name) for item in _all(found)}
+    surest: dict[str, float] = {}
+    for label in likely:
+        name = _folded(label.name)
+        surest[name] = max(label.probability, surest.get(name, 0.0))
     named = {_folded(match[1]) for match in _names(_classes(config)).finditer(caption)}
-    return float(not named <= seen)
-
-
-def _all(found: Annotations) -> Iterable[Label | Box | Mask]:
-    return [*(found.labels or ()), *(found.boxes or ()), *(found.masks or ())]
+    return 1.0 - min((surest.get(name, 0.0) for name in named), default=1.0)
 
 
 def _classes(config: HeadsConfig) -> tuple[str, ...]:

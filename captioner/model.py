@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captioner.agreement import heads_disagree
-from captioner.annotations import Annotations, ClassNames
+from captioner.annotations import Annotations, ClassNames, Label
 from captioner.contract import (
     EXTRAS,
     OF_BEAMS,
@@ -303,8 +303,10 @@ class AttentionCaptioner:
         decoded = decode(decoder, memory, self._decoding, self._words, seeds)
         places = memory[:, :, -self.model.encoder.place_size :].float().cpu()
         found = self._found(said, [item.geometry for item in batch])
+        likely = self._likely(said, len(batch))
         told = self._told(memory, decoded)
-        return [self._finish(*item) for item in zip(decoded, places, found, told, strict=True)]
+        columns = (decoded, places, found, likely, told)
+        return [self._finish(*item) for item in zip(*columns, strict=True)]
 
     @torch.inference_mode()
     def find(
@@ -353,6 +355,11 @@ class AttentionCaptioner:
             return [None] * len(geometries)
         return self.model.heads.annotations(said, geometries)
 
+    def _likely(self, said: HeadOutputs | None, count: int) -> Sequence[tuple[Label, ...]]:
+        if said is None or self.model.heads is None:
+            return [()] * count
+        return self.model.heads.likely(said)
+
     def _told(self, memory: Tensor, decoded: Sequence[Decoded]) -> list[dict[str, float]]:
         """Return the features for which a caption's own figures are not enough."""
         told: dict[str, Sequence[float]] = {}
@@ -374,7 +381,12 @@ class AttentionCaptioner:
         ]
 
     def _finish(
-        self, decoded: Decoded, places: Tensor, found: Annotations | None, told: dict[str, float]
+        self,
+        decoded: Decoded,
+        places: Tensor,
+        found: Annotations | None,
+        likely: tuple[Label, ...],
+        told: dict[str, float],
     ) -> Caption:
         tokens = self._spelt(decoded.tokens)
         text = self.tokenizer.text(tokens)
@@ -390,15 +402,13 @@ class AttentionCaptioner:
                 for other, logprob in decoded.n_best
             ),
             attention=attention,
-            features=features(decoded, self._words.end) | told | self._agreement(text, found),
+            features=features(decoded, self._words.end) | told | self._agreement(text, likely),
             annotations=found,
         )
 
-    def _agreement(self, text: str, found: Annotations | None) -> dict[str, float]:
+    def _agreement(self, text: str, likely: tuple[Label, ...]) -> dict[str, float]:
         heads = self.model.config.heads
-        if found is None or heads is None:
-            return {}
-        return {"heads_disagree": heads_disagree(text, found, heads)}
+        return {} if heads is None else {"heads_disagree": heads_disagree(text, likely, heads)}
 
     def _spelt(self, numbers: Sequence[int]) -> tuple[str, ...]:
         return tuple(self.tokenizer.word(number) for number in numbers)

@@ -21,11 +21,11 @@ FEATURES: tuple[tuple[str, str], ...] = (
     ("beam_gap", "log-probability of the best beam less that of the second"),
     ("beam_agreement", "share of words on which the beams agree"),
     ("attention_entropy", "mean entropy of the attention weights, in nats"),
-    ("attention_coverage", "share of the grid that got at least its even share of attention"),
+    ("attention_coverage", "attention got, of each position's even share, that at most: the mean"),
     ("feature_distance", "distance of the image's features to those of the training set"),
     ("image_information", "log-probability given the image less that given the mean image"),
     ("rescored_logprob_mean", "mean log-probability in one teacher-forced pass"),
-    ("heads_disagree", "1 where the caption names what no head sees, else 0"),
+    ("heads_disagree", "1 less the heads' probability of what they doubt most that is named"),
 )
 
 

@@ -65,9 +65,19 @@ def _of_attention(attention: Sequence[Tensor]) -> dict[str, float]:
         return {}
     weights = torch.stack(list(attention))  # (tokens, positions)
     entropy = -torch.special.xlogy(weights, weights).sum(1).mean()
-    # Each position's even share of all the attention is tokens / positions.
-    covered = weights.sum(0) >= weights.shape[0] / weights.shape[1]
-    return {
-        "attention_entropy": float(entropy),
-        "attention_coverage": float(covered.float().mean()),
-    }
+    return {"attention_entropy": float(entropy), "attention_coverage": coverage(weights)}
+
+
+def coverage(weights: Tensor) -> float:
+    """Return how evenly a caption looked over the picture, without a step at any attention.
+
+    With w_i the mean of the weights of position i over tokens, and n positions, it is the mean
+    over positions of min(n w_i, 1): what they got of their even share, no more than all of it.
+    It is 1 where each got that, 1/n where one got everything, and 1 less the total variation
+    distance of w to the even distribution.
+
+    Args:
+        weights: of each token's attention, [tokens x positions]; each row's sum is 1.
+    """
+    shares = weights.mean(0) * weights.shape[1]
+    return float(shares.clamp(max=1).mean())

@@ -22,6 +22,10 @@ class Classified(NamedTuple):
     logits: Tensor
     attention: Tensor | None
 
+    def anywhere(self) -> Tensor:
+        """Return how likely each class is to be seen, [b x classes]."""
+        return self.logits.float().sigmoid()
+
 
 class AttentionClassifier(nn.Module):
     """Positions become one by attention; that tells how likely each class is.

@@ -35,6 +35,10 @@ class Detected(NamedTuple):
     offsets: Tensor
     attention: Tensor | None
 
+    def anywhere(self) -> Tensor:
+        """Return how likely each class is where it is likeliest, [b x classes]."""
+        return self.logits.float().amax(1).sigmoid()
+
 
 class Found(NamedTuple):
     """Objects of one image, the surest first.
@@ -134,11 +138,9 @@ class AttentionDetector(nn.Module):
         config = self.config
         least = config.score_threshold if score_threshold is None else score_threshold
         scores = said.logits.float().sigmoid().flatten(1)  # (b, anchors * classes)
-        count = min(_CANDIDATES * config.most, scores.shape[1])
-        scores, chosen = scores.topk(count, 1)
+        most = int((scores >= least).sum(1).max()) if len(scores) else 0
+        scores, chosen = scores.topk(min(_CANDIDATES * config.most, most), 1)
         valid = scores >= least
-        count = int(valid.sum(1).max()) if len(valid) else 0
-        scores, chosen, valid = scores[:, :count], chosen[:, :count], valid[:, :count]
         anchor, classes = chosen // len(config.classes), chosen % len(config.classes)
         places = self.anchors(scores.device)
         offsets = said.offsets.float().take_along_dim(anchor.unsqueeze(2), 1)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from captioner.annotations import Box, Label, Mask
@@ -41,18 +40,21 @@ def boxes_of(
         geometry: the way from the original to the model's picture.
         image_size: side of the model's picture, in pixels.
     """
-    shifts = torch.tensor([geometry.offset_x, geometry.offset_y] * 2, dtype=torch.float64)
-    scales = torch.tensor([geometry.scale_x, geometry.scale_y] * 2, dtype=torch.float64)
-    most = torch.tensor([geometry.width, geometry.height] * 2, dtype=torch.float64)
-    ends = (found.boxes.double().cpu() * image_size - shifts) / scales
-    ends = torch.minimum(ends.clamp_min(0), most)
-    boxes = [
-        Box(names[kind], left, top, right - left, bottom - top, probability)
-        for (left, top, right, bottom), kind, probability in zip(
-            ends.tolist(), found.classes.tolist(), found.probabilities.tolist(), strict=True
-        )
-    ]
+    across = geometry.offset_x, geometry.scale_x, geometry.width
+    down = geometry.offset_y, geometry.scale_y, geometry.height
+    boxes = []
+    for ends, kind, probability in zip(
+        found.boxes.tolist(), found.classes.tolist(), found.probabilities.tolist(), strict=True
+    ):
+        left, right = (_across(end, image_size, *across) for end in ends[::2])
+        top, bottom = (_across(end, image_size, *down) for end in ends[1::2])
+        boxes.append(Box(names[kind], left, top, right - left, bottom - top, probability))
     return tuple(box for box in boxes if box.width > 0 and box.height > 0)
+
+
+def _across(end: float, image_size: int, offset: float, scale: float, most: int) -> float:
+    """Bring a share of the model's picture to pixels of the original."""
+    return min(max((end * image_size - offset) / scale, 0.0), float(most))
 
 
 def masks_of(

@@ -1,6 +1,7 @@
 """All heads of one encoder."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -112,6 +113,27 @@ class Heads(nn.Module):
             strict=True,
         )
         return [Annotations(labels, boxes, masks) for labels, boxes, masks in columns]
+
+    def likely(self, outputs: HeadOutputs) -> list[tuple[Label, ...]]:
+        """Say of each image how likely heads find classes, below thresholds, too.
+
+        Masks tell only of classes that neither labels nor boxes have: to bring logits of each pixel
+        to probabilities takes long.
+
+        Args:
+            outputs: of ``forward``, of one head or more.
+        """
+        columns: list[list[tuple[Label, ...]]] = []
+        told: set[str] = set()
+        for name, said in outputs._asdict().items():
+            if said is None:
+                continue
+            classes = getattr(self.config, name).classes
+            if name != "masks" or not told.issuperset(classes):
+                told.update(classes)
+                rows = said.anywhere().tolist()
+                columns.append([tuple(map(Label, classes, row)) for row in rows])
+        return [tuple(chain.from_iterable(row)) for row in zip(*columns, strict=True)]
 
     def _labels(
         self, said: Classified | None, score_threshold: float | None

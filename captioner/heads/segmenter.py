@@ -31,6 +31,12 @@ class Segmented(NamedTuple):
     logits: Tensor
     attention: Tensor | None
 
+    def anywhere(self) -> Tensor:
+        """Return how likely each class is in the pixel where it is likeliest, [b x classes]."""
+        # Image by image: the probabilities of a whole batch would take as much memory again.
+        likeliest = [image.float().softmax(0)[1:].amax((1, 2)) for image in self.logits]
+        return torch.stack(likeliest)
+
 
 class AttentionSegmenter(nn.Module):
     """Gated features, made finer step by step and joined with maps that still show edges.
@@ -68,10 +74,11 @@ class AttentionSegmenter(nn.Module):
         gated, attention = self.gate(seen.memory)
         finer = seen.finer if self.stem is None else (self.stem((images - 0.5) * 4),)
         features = self.enter(as_map(gated, self.grid))
-        maps = {m.shape[3]: join(m) for m, join in zip(finer[::-1], self.joins, strict=True)}
+        maps = {m.shape[3]: (join, m) for m, join in zip(finer[::-1], self.joins, strict=True)}
         for side, step in zip(self.sides, self.steps, strict=True):
             if side in maps:
-                features = joined(features, maps[side])
+                join, finer_map = maps[side]
+                features = joined(features, join(finer_map))
             else:
                 features = functional.interpolate(features, (side, side), mode="nearest")
             features = step(features)

@@ -92,10 +92,26 @@ class TestCalibration:
         right = rng.random(400) < 1 / (1 + np.exp(-(2 * logits - 0.4)))
         known = Logits().fit(logits[:, None], right)
         reference = CalibratedClassifierCV(FrozenEstimator(known), method=kind)
-        expected = reference.fit(logits[:, None], right).predict_proba(logits[:, None])[:, 1]
+        made = _CALIBRATE[kind](logits, right)
+        # An isotonic curve has scikit-learn's stretches, and their values in the middle of each.
+        at = np.array(made.logits) if kind == "isotonic" else logits
+        expected = reference.fit(logits[:, None], right).predict_proba(at[:, None])[:, 1]
         least = 1 / 402 if kind == "isotonic" else 0.0  # Ours is never certain.
-        found = _CALIBRATE[kind](logits, right)(logits)
-        assert found == pytest.approx(np.clip(expected, least, 1 - least), abs=2e-3)
+        assert made(at) == pytest.approx(np.clip(expected, least, 1 - least), abs=2e-3)
+        assert len(at) == (400 if kind != "isotonic" else len(np.unique(expected)))
+
+    def test_a_centred_isotonic_curve_by_hand(self):
+        """Labels 0 0 | 1 0 | 1 1, the last of them at one logit."""
+        logits = np.array([3.0, 0.0, 1.0, 6.0, 2.0, 6.0])
+        right = np.array([False, False, False, True, True, True])
+        made = _CALIBRATE["isotonic"](logits, right)
+        assert made == Isotonic((0.5, 2.5, 6.0), (1 / 8, 0.5, 7 / 8))
+        assert made(np.array([-9.0, 1.5, 9.0])) == pytest.approx([1 / 8, 5 / 16, 7 / 8])
+
+    def test_an_isotonic_curve_never_turns_the_order_round(self):
+        logits = np.linspace(-2, 2, 60)
+        made = _CALIBRATE["isotonic"](logits, logits < 0)
+        assert made.probabilities == (0.5,)
 
     def test_labels_that_a_logit_tells_apart_are_not_certain(self):
         logits = np.linspace(-2, 2, 60)

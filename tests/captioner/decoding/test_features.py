@@ -52,6 +52,19 @@ class TestFeatures:
         sharp = features(decoded(attention=[torch.eye(4)[0]] * 3))
         assert (sharp["attention_entropy"], sharp["attention_coverage"]) == (0, 0.25)
 
+    def test_coverage_is_what_positions_got_of_their_even_share(self):
+        """Words that look elsewhere cover more together; more than its share counts no more."""
+        looked = [torch.tensor([1.0, 0, 0, 0]), torch.tensor([0.5, 0.25, 0.25, 0])]
+        found = features(decoded(attention=looked))["attention_coverage"]
+        assert found == pytest.approx((1 + 0.5 + 0.5 + 0) / 4)
+
+    def test_attention_next_to_even_covers_next_to_everything(self):
+        """A bound that cells have to pass would leave out half of them."""
+        signs = torch.tensor([1.0, -1.0] * 18)
+        looked = [(torch.full((36,), 1 / 36) * (1 + 1e-6 * signs))] * 5
+        found = features(decoded(attention=looked))["attention_coverage"]
+        assert found == pytest.approx(1, abs=1e-6)
+
 
 class TestAgreement:
     @pytest.mark.parametrize(

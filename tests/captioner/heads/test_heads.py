@@ -23,12 +23,14 @@ from captioner.heads import (
     AttentionClassifier,
     AttentionDetector,
     AttentionSegmenter,
+    Classified,
     ClassifierConfig,
     Detected,
     DetectorConfig,
     HeadOutputs,
     Heads,
     HeadsConfig,
+    Segmented,
     SegmenterConfig,
 )
 from captioner.heads.boxes import match, to_offsets
@@ -323,6 +325,57 @@ class TestFound:
         offsets[0, 5] = torch.tensor([0.0, 0.0, 3.0, 0.0])
         box = self.head().found(Detected(logits, offsets, None))[0].boxes[1]
         torch.testing.assert_close(box, torch.tensor([0.0, 0.25, 1.0, 0.5]))
+
+
+class TestLikely:
+    def test_each_head_tells_of_each_class_where_it_is_likeliest(self):
+        heads = heads_of(grid())
+        three, ninth = math.log(3), math.log(9)
+        outputs = HeadOutputs(
+            labels=Classified(torch.tensor([[0.0, -three], [three, -80.0]]), None),
+            boxes=Detected(
+                torch.tensor([[[three, -80.0], [-three, 0.0]], [[-80.0, -80.0], [ninth, -three]]]),
+                torch.zeros(2, 2, 4),
+                None,
+            ),
+            masks=Segmented(
+                # Background, cat and dog of two pixels.
+                torch.tensor([[[[0.0, 80]], [[0.0, 0]], [[-80.0, 0]]], [[[0.0, 0]]] * 3]),
+                None,
+            ),
+        )
+        pixels = outputs._replace(labels=None, boxes=None)
+        for told, wanted in (
+            (outputs, [[0.5, 0.25, 0.75, 0.5], [0.75, 0.0, 0.9, 0.25]]),
+            (pixels, [[0.5, 0.0], [1 / 3, 1 / 3]]),
+        ):
+            found = heads.likely(told)
+            for row, probabilities in zip(found, wanted, strict=True):
+                assert [label.name for label in row] == [*NAMES] * (len(probabilities) // 2)
+                assert [one.probability for one in row] == pytest.approx(probabilities, abs=1e-6)
+
+    def test_masks_tell_of_classes_that_only_they_have(self):
+        encoder = grid().eval()
+        labels, masks = ClassifierConfig(classes=NAMES), SegmenterConfig(classes=(*NAMES, "sky"))
+        heads = Heads(HeadsConfig(labels=labels, masks=masks), encoder).eval()
+        found = heads.likely(said(heads, encoder, pictures(encoder)))
+        assert [[label.name for label in row] for row in found] == [[*NAMES, *NAMES, "sky"]] * 2
+
+    def test_it_is_what_annotations_tell_of_above_no_threshold(self):
+        encoder = grid().eval()
+        heads = heads_of(encoder).eval()
+        outputs = said(heads, encoder, pictures(encoder))
+        found = heads.annotations(outputs, [Geometry(32, 32, 1, 1)] * 2, score_threshold=0.0)
+        for likely, one in zip(heads.likely(outputs), found, strict=True):
+            assert set(likely[:2]) == set(one.labels)
+            boxes = {label.name: label.probability for label in likely[2:4]}
+            assert boxes[one.boxes[0].name] == pytest.approx(one.boxes[0].probability)
+
+    def test_heads_that_are_left_out_tell_nothing(self):
+        encoder = vit().eval()
+        heads = Heads(HeadsConfig(labels=ClassifierConfig(classes=NAMES)), encoder)
+        found = heads.likely(said(heads, encoder, pictures(encoder)))
+        assert [[label.name for label in row] for row in found] == [[*NAMES]] * 2
 
 
 def test_heads_that_are_left_out_say_nothing():
