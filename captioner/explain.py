@@ -6,7 +6,7 @@ What the heads of a model found, and where they looked, is shown below the words
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -38,9 +38,9 @@ class Explanation:
     """A caption and where the model looked, and what its heads found.
 
     Attributes:
-        image: the original, upright.
+        image: the original, upright, or a smaller copy of it.
         caption: what was said of it, with its attention [tokens x grid height x grid width].
-        region: left, top, right and bottom of what the grid covers, in pixels of the original.
+        region: left, top, right and bottom of what the grid covers, in pixels of the image.
         head_attention: where each head looked, by its name, [grid height x grid width]: what a
             gate let through, from 0 to 1, or weights that sum to 1. Empty without heads.
     """
@@ -97,7 +97,7 @@ class Explanation:
         )
         for token, logprob, weights in spoken:
             if token != _END:
-                panels.append((f"{readable(token)}  {math.exp(logprob):.2f}", _lit(small, weights)))
+                panels.append((f"{readable(token)}  {math.exp(logprob):.2f}", lit(small, weights)))
         sheet = _sheet(self.caption.text, panels)
         findings = self._findings(small)
         return _with_rows(sheet, findings) if findings else sheet
@@ -110,7 +110,7 @@ class Explanation:
         twice = 2 + _MARGIN / _PANEL  # The margin between two words' panels is filled, too.
         size = round(width * twice), round(height * twice)
         looked = [
-            (f"where {name} looked", _lit(small, weights))
+            (f"where {name} looked", lit(small, weights))
             for name, weights in self.head_maps(width, height).items()
         ]
         return [*panels_of(self.annotations, self.image, size), *looked]
@@ -146,31 +146,60 @@ def explain(captioner: Captioner, image: Image.Image) -> Explanation:
         NoAttentionError: if the model does not tell.
     """
     prepared = captioner.prepare(image)
-    (caption,) = captioner.caption([prepared])
-    if caption.attention is None:
+    (found,) = explain_prepared(captioner, [prepared], [image])
+    looked = {}
+    if isinstance(captioner, AttentionCaptioner) and found.annotations is not None:
+        looked = captioner.head_attention(prepared)
+    return replace(found, head_attention=looked)
+
+
+def explain_prepared(
+    captioner: Captioner, prepared: Sequence[Prepared], images: Sequence[Image.Image]
+) -> list[Explanation]:
+    """Caption a batch and tell where the model looked at each word, but not where heads did.
+
+    Args:
+        captioner: the model.
+        prepared: images as the model takes them.
+        images: each in RGB, upright, to be drawn on: the original or a smaller copy.
+
+    Returns:
+        One for each image, in order, whose region is in pixels of the image that was given.
+
+    Raises:
+        NoAttentionError: if the model does not tell.
+    """
+    captions = captioner.caption(prepared)
+    if any(caption.attention is None for caption in captions):
         raise NoAttentionError(
             f"model {captioner.model_id} does not tell where it looks; use one of this project's"
         )
-    looked = {}
-    if isinstance(captioner, AttentionCaptioner) and caption.annotations is not None:
-        looked = captioner.head_attention(prepared)
-    return Explanation(image, caption, _region(prepared), looked)
+    return [
+        Explanation(image, caption, _region(item, image.size))
+        for item, image, caption in zip(prepared, images, captions, strict=True)
+    ]
 
 
-def _region(prepared: Prepared) -> tuple[float, float, float, float]:
-    """Return what of the original the model saw: left, top, right and bottom."""
+def _region(prepared: Prepared, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Return what of an image of this size the model saw: left, top, right and bottom."""
     height, width = prepared.pixels.shape[:2]
     way = prepared.geometry
+    across, down = size[0] / way.width, size[1] / way.height
     return (
-        -way.offset_x / way.scale_x,
-        -way.offset_y / way.scale_y,
-        (width - way.offset_x) / way.scale_x,
-        (height - way.offset_y) / way.scale_y,
+        -way.offset_x / way.scale_x * across,
+        -way.offset_y / way.scale_y * down,
+        (width - way.offset_x) / way.scale_x * across,
+        (height - way.offset_y) / way.scale_y * down,
     )
 
 
-def _lit(image: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Image:
-    """Show an image as it is where the weights are 1, and dim and grey where they are 0."""
+def lit(image: Image.Image, weights: npt.NDArray[np.float32]) -> Image.Image:
+    """Show an image as it is where the weights are 1, and dim and grey where they are 0.
+
+    Args:
+        image: RGB.
+        weights: [height x width] of the image, from 0 to 1.
+    """
     dim = Image.blend(Image.new("L", image.size, "white"), image.convert("L"), _DIMMED)
     share = Image.fromarray(np.rint(weights * 255).astype(np.uint8))
     return Image.composite(image, dim.convert("RGB"), share)

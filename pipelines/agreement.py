@@ -18,8 +18,8 @@ from captioner.evaluation.agreement import (
     edit_distances,
     figures,
 )
-from pipelines.commands import CommandError, UsageError, output_of, uri_of
-from pipelines.merge import oldest_first
+from pipelines.commands import CommandError, none_of_kind, output_of, uri_of
+from pipelines.committed import oldest_first
 from pipelines.options import EXIT_DONE
 from pipelines.output import Output
 from pipelines.quality import folders
@@ -124,14 +124,8 @@ def _refuse(
             f"{output.uri} holds no reviews. Send captions to reviewers (captioner review push "
             f"{output.uri}), and bring back what they said (captioner review pull {output.uri})"
         )
-    kinds = sorted({(row["model_id"], row["decoding"]) for row in rows})
-    known = ", ".join(f"--model_id {one} --decoding {way}" for one, way in kinds)
-    asked = " ".join(
-        f"{flag} {value}"
-        for flag, value in (("--model_id", model_id), ("--decoding", decoding))
-        if value is not None
-    )
-    raise UsageError(f"{asked} has no reviews here; there are: {known}")
+    kinds = {(row["model_id"], row["decoding"]) for row in rows}
+    raise none_of_kind("reviews", kinds, model_id, decoding)
 
 
 def _key(row: _Row) -> _Key:

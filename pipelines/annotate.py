@@ -13,6 +13,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
+from captioner.loading import load
 from pipelines.captioning import CaptionBatches, score_confidence
 from pipelines.commit import Committed, clear, commit
 from pipelines.config import AnnotateConfig
@@ -257,7 +258,14 @@ class AnnotateFolders(beam.PTransform):
     def _review(self, run_id: str) -> str:
         if self.review is not None:
             output, config = Output(self.config.output), self.config
-            review_committed(output, run_id, config.model_id, config.decoding.id, self.review)
+            kind = config.model_id, config.decoding.id
+            review_committed(
+                output,
+                run_id,
+                *kind,
+                self.review,
+                lambda: load(config.model, config.device, config.decoding),
+            )
         return run_id
 
 

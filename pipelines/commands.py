@@ -3,7 +3,8 @@
 import argparse
 import io
 import shlex
-from dataclasses import fields
+from collections.abc import Iterable
+from dataclasses import fields, replace
 from typing import Any
 
 from captioner.contract import OF_STRATEGY, DecodingConfig
@@ -14,10 +15,12 @@ from captioner.scenes import write_folder
 from pipelines import storage
 from pipelines.committed import captions_by_model
 from pipelines.compact import compact
+from pipelines.labelstudio.client import LabelStudioSettings
 from pipelines.local import opened
 from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
 from pipelines.output import Output, new_run_id
 from pipelines.planning import ReviewRules, RulesError, plan_review
+from pipelines.queue_model import load_for_queue
 from pipelines.report.terminal import queue_lines, say
 from pipelines.review import ReviewConfig, push_queue
 from pipelines.review_options import review_rules
@@ -58,6 +61,18 @@ def output_of(text: str) -> Output:
     return Output(uri if uri.endswith("://") else uri.rstrip("/"))
 
 
+def captioned_output(text: str) -> Output:
+    """Return the output that a user named, for a run of its own.
+
+    Raises:
+        UsageError: if it has no captions.
+    """
+    output = Output(output_of(text).uri, new_run_id())
+    if not output.current().of("captions"):
+        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
+    return output
+
+
 def uri_of(option: str, text: str) -> str:
     """Return the absolute uri of what a user named; ``UsageError`` if it cannot be one."""
     refuse_credentials(option, text)
@@ -79,16 +94,32 @@ def chosen_kind(output: Output, model_id: str | None, decoding: str | None) -> t
     fits = [pair for pair in there if model_id in (None, pair[0]) and decoding in (None, pair[1])]
     if len(fits) == 1:
         return fits[0]
-    known = ", ".join(f"--model_id {one} --decoding {way}" for one, way in there)
     if not fits:
-        asked = " ".join(
-            f"{flag} {value}"
-            for flag, value in (("--model_id", model_id), ("--decoding", decoding))
-            if value is not None
-        )
-        raise UsageError(f"{asked} has no captions here; there are: {known}")
+        raise none_of_kind("captions", there, model_id, decoding)
     flag = "--model_id" if len({one for one, _ in fits}) > 1 else "--decoding"
-    raise UsageError(f"{output.uri} holds captions of several kinds; choose by {flag}: {known}")
+    raise UsageError(
+        f"{output.uri} holds captions of several kinds; choose by {flag}: {_named(there)}"
+    )
+
+
+def none_of_kind(
+    what: str, there: Iterable[tuple[str, str]], model_id: str | None, decoding: str | None
+) -> UsageError:
+    """Return the error that there is nothing of the model and decoding that the options name.
+
+    Args:
+        what: there is none of, such as captions.
+        there: model and decoding of those that there are.
+        model_id: as named.
+        decoding: as named.
+    """
+    flags = (("--model_id", model_id), ("--decoding", decoding))
+    asked = " ".join(f"{flag} {value}" for flag, value in flags if value is not None)
+    return UsageError(f"{asked} has no {what} here; there are: {_named(there)}")
+
+
+def _named(kinds: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"--model_id {one} --decoding {way}" for one, way in sorted(kinds))
 
 
 def decoding_config(args: argparse.Namespace) -> DecodingConfig:
@@ -122,6 +153,32 @@ def review_config(args: argparse.Namespace) -> ReviewConfig:
     )
 
 
+def label_studio_settings(
+    args: argparse.Namespace, title: str | None = None
+) -> LabelStudioSettings:
+    """Return where Label Studio is, as the options say, with the token.
+
+    Args:
+        args: options.
+        title: of the project, if it is not the one that they name.
+
+    Raises:
+        UsageError: if the address carries a secret.
+        LabelStudioError: if it is none, Label Studio takes no such title, or there is no token.
+    """
+    review = review_config(args)
+    return replace(review, label_studio_project=title or review.label_studio_project).settings()
+
+
+def label_studio_flags(args: argparse.Namespace) -> list[str]:
+    """Return the options that say where Label Studio is, for a command that comes next."""
+    flags = ["--label_studio_url", args.label_studio_url]
+    flags += ["--label_studio_project", args.label_studio_project]
+    if args.label_studio_token_file:
+        flags += ["--label_studio_token_file", args.label_studio_token_file]
+    return flags
+
+
 def say_pushed(output: Output, pushed: dict[str, Any], args: argparse.Namespace) -> None:
     """Say what a push did, and how to go on if it did not finish."""
     for uri, why in pushed["failed"]:
@@ -136,21 +193,27 @@ def say_pushed(output: Output, pushed: dict[str, Any], args: argparse.Namespace)
             f"there before, in project {args.label_studio_project!r} at {args.label_studio_url}"
         )
         return
-    command = ["captioner", "review", "push", output.uri]
-    command += ["--label_studio_url", args.label_studio_url]
-    command += ["--label_studio_project", args.label_studio_project]
-    if args.label_studio_token_file:
-        command += ["--label_studio_token_file", args.label_studio_token_file]
+    command = ["captioner", "review", "push", output.uri, *label_studio_flags(args)]
     say("The captions are committed and the queue is kept. Send the rest later with:")
     say(f"  {shlex.join(command)}")
 
 
 def review_push(args: argparse.Namespace) -> int:
     """Push the live queue of an output."""
+    if args.model is not None:
+        refuse_credentials("--model", args.model)
     output = _existing(args.output)
     review = review_config(args)
     with opened(output, str(output.run_id)):
-        pushed = push_queue(output, review)
+        kind = args.model_id, args.decoding
+        if any(kind):
+            kind = chosen_kind(output, *kind)
+        pushed = push_queue(
+            output,
+            review,
+            *kind,
+            lambda: load_for_queue(output, args.model, args.device, *kind),
+        )
     say_pushed(output, {**vars(pushed), "finished": pushed.finished}, args)
     return EXIT_DONE if pushed.finished else EXIT_NOT_PUSHED
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.commit import Committed, clear
-from pipelines.committed import first_of_image
+from pipelines.committed import NEVER, first_of_image
 from pipelines.labelstudio.comparing import (
     BOTH_RIGHT,
     BOTH_WRONG,
@@ -28,7 +28,6 @@ from schemas.kinds import Choice, ReviewReason
 from schemas.tables import COMPARISONS
 
 Row = dict[str, Any]
-_NEVER = datetime.min.replace(tzinfo=UTC)
 _NAMES = ("model_id", "decoding", "candidate_id", "candidate_decoding")
 
 
@@ -153,7 +152,7 @@ def _order(row: Row) -> tuple[str, int, str]:
 
 def _when(row: Row) -> datetime:
     at: datetime | None = row["compared_at"]
-    return _NEVER if at is None else at
+    return NEVER if at is None else at
 
 
 def newest(rows: list[Row]) -> dict[str, Row]:

@@ -26,14 +26,12 @@ class DefaultModel:
         model_id: hash of weights and configuration that it had.
         decoding: how its captions were decoded when they were found better.
         promoted_at: when that was, in ISO 8601.
-        instead_of: model id and decoding of the one whose place it took.
     """
 
     model: str
     model_id: str
     decoding: DecodingConfig
     promoted_at: str
-    instead_of: tuple[str, str]
 
     def check(self, captioner: Captioner) -> None:
         """Check that a model is the one that was found better.
@@ -69,7 +67,6 @@ def read_default(output: Output) -> DefaultModel | None:
             str(content["model_id"]),
             DecodingConfig(**content["decoding"]),
             str(content["promoted_at"]),
-            (str(content["instead_of"]["model_id"]), str(content["instead_of"]["decoding"])),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(
@@ -96,7 +93,7 @@ def write_default(
         instead_of: model id and decoding of the one whose place it takes.
     """
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    default = DefaultModel(model, captioner.model_id, captioner.decoding, now, instead_of)
+    default = DefaultModel(model, captioner.model_id, captioner.decoding, now)
     content = {
         "schema_version": SCHEMA_VERSION,
         "model": model,

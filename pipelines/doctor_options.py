@@ -21,7 +21,7 @@ exit status:
 def add_doctor(
     commands: Any,
     add_model: Callable[[argparse.ArgumentParser], object],
-    add_label_studio: Callable[[argparse._ArgumentGroup, bool], None],
+    add_label_studio: Callable[[argparse._ArgumentGroup, bool, str, str], None],
 ) -> None:
     """Add the command to a parser's commands.
 
@@ -44,5 +44,6 @@ def add_doctor(
     )
     doctor.add_argument("--output", metavar="URI", help="folder for the Parquet")
     add_model(doctor)
-    add_label_studio(doctor.add_argument_group("Label Studio"), False)
+    project = doctor.add_argument_group("Label Studio")
+    add_label_studio(project, False, "look at", "its title; it is not made")
     doctor.set_defaults(parser=doctor)

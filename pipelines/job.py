@@ -81,7 +81,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
         if in_process:
             manifest = _run_here(args, config, options, captioner, refs, listing)
             if manifest["status"] == "done":
-                push_stopped = not _review_here(output, config, review)
+                push_stopped = not _review_here(output, config, review, captioner)
         else:
             _run_remotely(args, config, options, review)
         manifest = output.read_manifest(config.run_id)
@@ -204,10 +204,13 @@ def _run_here(
             bar.close()
 
 
-def _review_here(output: Output, config: AnnotateConfig, review: ReviewConfig) -> bool:
+def _review_here(
+    output: Output, config: AnnotateConfig, review: ReviewConfig, captioner: Captioner
+) -> bool:
     """Plan and push the queue; False if the user did not wait for the end of it."""
+    kind = config.model_id, config.decoding.id
     try:
-        review_committed(output, config.run_id, config.model_id, config.decoding.id, review)
+        review_committed(output, config.run_id, *kind, review, lambda: captioner)
     except KeyboardInterrupt:
         return False
     return True

@@ -4,17 +4,16 @@ import argparse
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines.commands import chosen_kind, output_of
 from pipelines.commit import Committed, clear
+from pipelines.committed import oldest_first
 from pipelines.local import opened
 from pipelines.options import EXIT_DONE
-from pipelines.output import LiveFile, Output, OutputError, new_run_id
+from pipelines.output import LiveFile, Output, new_run_id
 from pipelines.parts import content_hash, encode, publish
 from schemas.kinds import CaptionSource, Verdict
 from schemas.tables import CAPTIONS, MERGED, REVIEWS
@@ -32,7 +31,6 @@ _TEXTS = {
     CaptionSource.MODEL: "the model's: nobody has judged it",
     CaptionSource.REJECTED: "no caption: found wrong, and nobody wrote a better one",
 }
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -159,31 +157,6 @@ def _reviews(output: Output) -> pa.Table:
     parts = [part for _, part in output.tables("reviews", _FROM_REVIEWS)]
     wanted = pa.schema([REVIEWS.field(name) for name in _FROM_REVIEWS])
     return pa.concat_tables([wanted.empty_table(), *parts]).combine_chunks()
-
-
-def oldest_first(output: Output, reviews: pa.Table) -> list[dict[str, Any]]:
-    """Return reviews by age, each with its ``row`` in the table, and its verdict as a `Verdict`.
-
-    Those of one moment are in one order, too, in whatever order the files hold them.
-
-    Raises:
-        OutputError: if a review has a verdict that there is not.
-    """
-    rows = [{**row, "row": number} for number, row in enumerate(reviews.to_pylist())]
-    for row in rows:
-        try:
-            row["verdict"] = Verdict(row["verdict"])
-        except ValueError as error:
-            raise OutputError(
-                f"{output.uri} has a review of image {row['image_id']} with the verdict "
-                f"{row['verdict']!r}; use one of {', '.join(Verdict)}"
-            ) from error
-    return sorted(rows, key=_age)
-
-
-def _age(row: dict[str, Any]) -> tuple[Any, ...]:
-    texts = (row[name] or "" for name in ("reviewer", "verdict", "caption", "shown_caption"))
-    return row["reviewed_at"] or _NEVER, row["task_id"] or 0, *texts
 
 
 def _said(output: Output, reviews: pa.Table) -> Mapping[str, list[Said]]:

@@ -15,7 +15,7 @@ from pipelines.doctor_options import add_doctor
 from pipelines.merge_options import add_merge
 from pipelines.promote_options import add_promote
 from pipelines.quality_options import add_quality
-from pipelines.review_init_options import add_init
+from pipelines.review_init_options import add_init, add_queue_model
 from pipelines.review_loop_options import add_pull_and_status
 from pipelines.review_options import REVIEW_BELOW, add_review_rules
 from pipelines.training_options import add_evaluate, add_statistics, add_train
@@ -35,6 +35,9 @@ exit status:
   4    captions committed, but the push to Label Studio did not finish
   130  stopped by the user; what was finished is committed
 """
+
+_PUSHED = ("push the queue to", "made if there is none of that title")
+"""What annotate and push do with Label Studio and its project."""
 
 _EXAMPLE = """\
 example:
@@ -80,7 +83,7 @@ def _parsers() -> tuple[Parser, Parser]:
     )
     annotate.set_defaults(parser=annotate)
     _add_annotate(annotate)
-    add_doctor(commands, _add_model, _add_label_studio)
+    add_doctor(commands, _add_outputs_model, _add_label_studio)
     _add_review(commands)
     add_quality(commands)
     _add_compact(commands)
@@ -118,9 +121,7 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
         help="run images again whose rows lack what this run fills, such as a feature that is "
         "asked for now (default: what has a caption is done)",
     )
-    model = _add_model(
-        parser, None, f"the one that OUTPUT/model names, see captioner promote; else {EMBEDDED}"
-    )
+    model = _add_outputs_model(parser)
     model.add_argument(
         "--features",
         nargs="+",
@@ -169,7 +170,7 @@ def _add_annotate(parser: argparse.ArgumentParser) -> None:
     )
     review = parser.add_argument_group("review")
     add_review_rules(review, f"default, unless another rule is given: {REVIEW_BELOW}")
-    _add_label_studio(review, required=False)
+    _add_label_studio(review, False, *_PUSHED)
     beam = parser.add_argument_group(
         "Beam",
         "Every option of Apache Beam's is taken as well, e.g. --runner, --direct_running_mode, "
@@ -202,6 +203,12 @@ def _add_model(
         "--precision", default="float32", choices=PRECISIONS, help="(default: float32)"
     )
     return model
+
+
+def _add_outputs_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add what ``_add_model`` does, for a command that takes the output's model by itself."""
+    shown = f"the one that OUTPUT/model names, see captioner promote; else {EMBEDDED}"
+    return _add_model(parser, None, shown)
 
 
 def _add_decoding(parser: argparse.ArgumentParser) -> None:
@@ -256,21 +263,29 @@ def _add_decoding(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_label_studio(group: argparse._ArgumentGroup, required: bool, pushes: bool = True) -> None:
+def _add_label_studio(
+    group: argparse._ArgumentGroup, required: bool, used: str, titled: str
+) -> None:
+    """Add the options that say where Label Studio is.
+
+    Args:
+        group: that they belong to.
+        required: whether the command needs it.
+        used: what the command does there, before "this Label Studio".
+        titled: what the title is of, or what becomes of a project that is not there.
+    """
     group.add_argument(
         "--label_studio_url",
         required=required and "LABEL_STUDIO_URL" not in os.environ,
         default=os.environ.get("LABEL_STUDIO_URL"),
         metavar="URL",
-        help=f"{'push the queue to' if pushes else 'read from'} this Label Studio (default: the "
-        "environment's LABEL_STUDIO_URL)",
+        help=f"{used} this Label Studio (default: the environment's LABEL_STUDIO_URL)",
     )
     group.add_argument(
         "--label_studio_project",
         default="Captions to review",
         metavar="TITLE",
-        help=f"{'made if there is none of that title' if pushes else 'its title'} "
-        "(default: %(default)s)",
+        help=f"{titled} (default: %(default)s)",
     )
     group.add_argument(
         "--label_studio_token_file",
@@ -292,7 +307,9 @@ def _add_review(commands: Any) -> None:
     add_init(actions, _add_label_studio)
     push = actions.add_parser("push", help="send the queue to Label Studio; what is there stays")
     push.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
-    _add_label_studio(push.add_argument_group("Label Studio"), required=True)
+    _add_label_studio(push.add_argument_group("Label Studio"), True, *_PUSHED)
+    add_kind(push)
+    add_queue_model(push)
     for parser in (plan, push):
         parser.set_defaults(parser=parser)
     add_pull_and_status(actions, _add_label_studio)

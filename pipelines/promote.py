@@ -25,6 +25,7 @@ from pipelines.commands import (
     UsageError,
     chosen_kind,
     decoding_config,
+    label_studio_settings,
     output_of,
     refuse_credentials,
 )
@@ -33,12 +34,7 @@ from pipelines.confidence import model_folder
 from pipelines.config import AnnotateConfig
 from pipelines.decoding import read_and_decode
 from pipelines.default_model import DefaultModel, read_default, write_default
-from pipelines.labelstudio.client import (
-    Client,
-    LabelStudioError,
-    LabelStudioSettings,
-    read_token,
-)
+from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings
 from pipelines.labelstudio.comparing import ComparingProject, title_of
 from pipelines.listing import ImageRef
 from pipelines.local import opened
@@ -92,11 +88,8 @@ def promote(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> LabelStudioSettings:
-    refuse_credentials("--label_studio_url", args.label_studio_url)
     try:
-        token = read_token(args.label_studio_token_file)
-        title = title_of(args.label_studio_project)
-        return LabelStudioSettings(args.label_studio_url, title, token)
+        return label_studio_settings(args, title_of(args.label_studio_project))
     except LabelStudioError as error:
         raise UsageError(redact(str(error))) from error
 

@@ -18,7 +18,7 @@ or cannot tell yet, as often as you like.
 
 def add_promote(
     commands: Any,
-    add_label_studio: Callable[[argparse._ArgumentGroup, bool], None],
+    add_label_studio: Callable[[argparse._ArgumentGroup, bool, str, str], None],
     add_decoding: Callable[[argparse.ArgumentParser], None],
 ) -> None:
     """Add the command to a parser's commands.
@@ -59,5 +59,5 @@ def add_promote(
     project = promote.add_argument_group(
         "Label Studio", "Captions are compared in a project of their own: 'TITLE: which is better'."
     )
-    add_label_studio(project, True)
+    add_label_studio(project, True, "have captions compared in", "that of the reviews")
     promote.set_defaults(parser=promote)

@@ -11,9 +11,10 @@ import numpy as np
 from pipelines.committed import captions_by_model
 from pipelines.labelstudio.annotations import MARGIN, PAGE, Annotations, ReviewProject
 from pipelines.labelstudio.client import Client
-from pipelines.labelstudio.review_rows import ReviewedTask, ReviewReader, model_version
+from pipelines.labelstudio.items import model_version
+from pipelines.labelstudio.review_rows import ReviewedTask, ReviewReader
 from pipelines.output import Output
-from pipelines.reviews import ImageSizes, Merge, Merged, PullState
+from pipelines.reviews import Changes, ImageSizes, PullState, ReviewUpdate
 
 
 @dataclass
@@ -23,7 +24,7 @@ class Pulled:
     Attributes:
         since: from when on changes were asked for; all if None.
         tasks: annotated tasks that were read.
-        merged: what changed in the table.
+        changes: what changed in the table.
         damaged: what is wrong with annotations that cannot be read.
         unknown: numbers of tasks with annotations that are of no caption of the output.
         missing: how many tasks that the table has rows of are not in the project.
@@ -32,7 +33,7 @@ class Pulled:
 
     since: datetime | None
     tasks: int = 0
-    merged: Merged = field(default_factory=Merged)
+    changes: Changes = field(default_factory=Changes)
     damaged: list[str] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
     missing: int = 0
@@ -69,11 +70,11 @@ def pull(
     Raises:
         LabelStudioError: if it was not read in full; the output is as before.
     """
-    annotations, state = Annotations(client, project), PullState(output, client.url, project.id)
+    annotations, state = Annotations(client, project.id), PullState(output, client.url, project.id)
     newest = annotations.newest_change()  # Before anything is read: later changes come next time.
     until = state.pulled_until()
     pulled = Pulled(since or (until and until - MARGIN))
-    sizes, merge = ImageSizes(output), Merge(output, write)
+    sizes, update = ImageSizes(output), ReviewUpdate(output, write)
     reader = ReviewReader(
         project.controls,
         project.shown_version,
@@ -83,14 +84,14 @@ def pull(
     )
     for page in _paged(annotations.annotated(pulled.since)):
         tasks = [reader.read(task) for task in page]
-        merge.replace(tasks)
+        update.replace(tasks)
         pulled.add(tasks, sizes)
         on_progress(pulled.tasks)
     if output.current().of("reviews"):
         for page in _paged(annotations.bare(pulled.since)):  # Their reviews were withdrawn.
-            merge.replace([reader.read(task) for task in page])
+            update.replace([reader.read(task) for task in page])
     pulled.missing = annotations.missing(_task_ids(output))
-    pulled.merged = merge.finish()
+    pulled.changes = update.finish()
     if write and newest and (since is None or (until is not None and since <= until)):
         state.write(max(newest, until or newest))
     return pulled

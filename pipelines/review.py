@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from captioner.contract import ModelLoadError
+from pipelines.labelstudio.attention import Load
 from pipelines.labelstudio.client import LabelStudioError, LabelStudioSettings, read_token
 from pipelines.labelstudio.push import push
 from pipelines.output import Output
@@ -19,6 +21,15 @@ class ReviewConfig:
     label_studio_url: str | None = None
     label_studio_project: str = "Captions to review"
     label_studio_token_file: str | None = None
+
+    def settings(self) -> LabelStudioSettings:
+        """Return where the review is, with the token, which is read now.
+
+        Raises:
+            LabelStudioError: if there is no token, or address or title cannot be used.
+        """
+        token = read_token(self.label_studio_token_file)
+        return LabelStudioSettings(self.label_studio_url or "", self.label_studio_project, token)
 
 
 @dataclass(frozen=True)
@@ -43,20 +54,25 @@ def push_queue(
     review: ReviewConfig,
     model_id: str | None = None,
     decoding: str | None = None,
+    load: Load | None = None,
 ) -> Pushed:
     """Push the live queue; what goes wrong is in the result, since the captions are safe.
 
     The caller holds the output's lease.
+
+    Args:
+        output: the output.
+        review: where to.
+        model_id: only this model's queue; all models' if None.
+        decoding: only this decoding config's; all if None.
+        load: returns the model that made the captions, where the project shows where it looked.
     """
     try:
-        token = read_token(review.label_studio_token_file)
-        settings = LabelStudioSettings(
-            review.label_studio_url or "", review.label_studio_project, token
-        )
+        settings = review.settings()
         items = review_items(output, model_id, decoding)
         classes = queue_classes(output, items, model_id, decoding)
-        report = push(items, settings, classes=classes, output=output)
-    except LabelStudioError as error:
+        report = push(items, settings, classes=classes, output=output, load=load)
+    except (LabelStudioError, ModelLoadError) as error:
         return Pushed(error=redact(str(error)))
     failed = tuple((redact(uri), redact(why)) for uri, why in report.failed)
     return Pushed(
@@ -65,12 +81,25 @@ def push_queue(
 
 
 def review_committed(
-    output: Output, run_id: str, model_id: str, decoding: str, review: ReviewConfig
+    output: Output,
+    run_id: str,
+    model_id: str,
+    decoding: str,
+    review: ReviewConfig,
+    load: Load | None = None,
 ) -> dict[str, Any]:
     """Plan the queue of a run's captions, push it if asked, and add both to the manifest.
 
     Rules that only the number of captions shows to be out of reach are in the manifest as an
     error: the captions are committed by then, and the queue is as before.
+
+    Args:
+        output: the output.
+        run_id: the run.
+        model_id: its model.
+        decoding: the id of its decoding config.
+        review: what is to be reviewed and where.
+        load: returns that model, where the project shows where it looked.
     """
     manifest = output.read_manifest(run_id)
     manifest["review"] = {"rules": review.rules.as_dict()}
@@ -82,7 +111,7 @@ def review_committed(
         return manifest
     manifest["review"] |= plan.as_dict()
     if review.label_studio_url and plan.queued:
-        pushed = push_queue(output, review, model_id, decoding)
+        pushed = push_queue(output, review, model_id, decoding, load)
         manifest["review"]["pushed"] = {**vars(pushed), "finished": pushed.finished}
     output.write_manifest(run_id, manifest)
     return manifest

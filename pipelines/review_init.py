@@ -7,15 +7,21 @@ from collections.abc import Iterable, Iterator
 
 from captioner.annotations import NO_CLASSES, ClassNames
 from pipelines import storage
-from pipelines.commands import CommandError, UsageError, output_of, review_config
+from pipelines.commands import (
+    CommandError,
+    UsageError,
+    captioned_output,
+    label_studio_flags,
+    label_studio_settings,
+)
 from pipelines.labelstudio import config
-from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings, read_token
+from pipelines.labelstudio.client import Client, LabelStudioError
 from pipelines.labelstudio.images import PREVIEW_SIZE
 from pipelines.labelstudio.project import OtherConfigError
 from pipelines.labelstudio.setup import Ready, set_up
 from pipelines.local import opened
 from pipelines.options import EXIT_DONE
-from pipelines.output import Output, new_run_id
+from pipelines.output import Output
 from pipelines.report.terminal import say
 from pipelines.review_queue import queue_classes, review_items
 from schemas.uris import redact
@@ -36,32 +42,31 @@ def init_review(args: argparse.Namespace) -> int:
         UsageError: if OUTPUT has no captions, or the project is for something else.
         CommandError: if Label Studio did not do it.
     """
-    review_config(args)  # refuses an address that carries a login
-    output = Output(output_of(args.output).uri, new_run_id())
-    if not output.current().of("captions"):
-        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
-    # Label Studio has no create-if-absent: two at once would make two projects of one title.
-    with opened(output, str(output.run_id)):
-        classes, uris = _to_show(output)
-        try:
-            settings = LabelStudioSettings(
-                args.label_studio_url,
-                args.label_studio_project,
-                read_token(args.label_studio_token_file),
+    output = captioned_output(args.output)
+    try:
+        settings = label_studio_settings(args)
+        # Label Studio has no create-if-absent: two at once would make two projects of one title.
+        with opened(output, str(output.run_id)), Client(settings) as client:
+            client.check()
+            classes, uris = _to_show(output)
+            ready = set_up(
+                client,
+                settings.project,
+                classes,
+                uris,
+                args.show_unsure_words,
+                settings.previews,
+                show_attention=args.show_attention,
             )
-            with Client(settings) as client:
-                client.check()
-                title, unsure = settings.project, args.show_unsure_words
-                ready = set_up(client, title, classes, uris, unsure, settings.previews)
-        except OtherConfigError as error:
-            _say_difference(error, args, classes)
-            raise UsageError(
-                f"project {args.label_studio_project!r} has another labelling config, and was not "
-                "changed; name another --label_studio_project, or bring its config to the above "
-                "in Settings > Labeling Interface > Code"
-            ) from error
-        except LabelStudioError as error:
-            raise CommandError(redact(str(error))) from error
+    except OtherConfigError as error:
+        _say_difference(error, args, classes)
+        raise UsageError(
+            f"project {args.label_studio_project!r} has another labelling config, and was not "
+            "changed; name another --label_studio_project, or bring its config to the above in "
+            "Settings > Labeling Interface > Code"
+        ) from error
+    except LabelStudioError as error:
+        raise CommandError(redact(str(error))) from error
     _say_ready(ready, classes, args)
     return EXIT_DONE
 
@@ -92,12 +97,16 @@ def _say_difference(error: OtherConfigError, args: argparse.Namespace, classes: 
     for difference in error.differences:
         say(f"  {difference}")
     say("the labelling config that is wanted:")
-    say(config.label_config(classes, args.show_unsure_words).rstrip())
+    shown = args.show_unsure_words, args.show_attention
+    say(config.label_config(classes, *shown).rstrip())
 
 
-def _lines(ready: Ready, classes: ClassNames, show_unsure_words: bool) -> Iterator[tuple[str, str]]:
+def _lines(
+    ready: Ready, classes: ClassNames, args: argparse.Namespace
+) -> Iterator[tuple[str, str]]:
     """Yield what reviewers get, and how they get to see images."""
-    unsure = ["unsure words"] if show_unsure_words else []
+    unsure = ["where the model looked"] if args.show_attention else []
+    unsure += ["unsure words"] if args.show_unsure_words else []
     kinds = [f"{kind} ({len(names):,} classes)" for kind, names in vars(classes).items() if names]
     yield "controls", ", ".join([*unsure, "caption", _VERDICTS, *kinds])
     for bucket, made in ready.storages.items():
@@ -117,12 +126,8 @@ def _say_ready(ready: Ready, classes: ClassNames, args: argparse.Namespace) -> N
     if ready.changed:
         state = f"found, and set: {', '.join(_SET[name] for name in ready.changed)}"
     print(f"project {args.label_studio_project!r}, number {ready.id}: {state}")
-    for title, text in _lines(ready, classes, args.show_unsure_words):
+    for title, text in _lines(ready, classes, args):
         print(f"  {title:<10}{text}")
-    command = ["captioner", "review", "push", args.output]
-    command += ["--label_studio_url", args.label_studio_url]
-    command += ["--label_studio_project", args.label_studio_project]
-    if args.label_studio_token_file:
-        command += ["--label_studio_token_file", args.label_studio_token_file]
+    command = ["captioner", "review", "push", args.output, *label_studio_flags(args)]
     print(f"Open it: {ready.address}")
     print(f"Fill it: {shlex.join(command)}")

@@ -9,13 +9,18 @@ from contextlib import contextmanager
 
 import pyarrow.compute as pc
 
-from pipelines.commands import CommandError, UsageError, output_of, review_config
+from pipelines.commands import (
+    CommandError,
+    captioned_output,
+    label_studio_flags,
+    label_studio_settings,
+)
 from pipelines.committed import captions_by_model, newest_verdicts
 from pipelines.labelstudio.annotations import Annotations, ReviewProject, review_project
-from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings, read_token
+from pipelines.labelstudio.client import Client, LabelStudioError
 from pipelines.local import opened
 from pipelines.options import EXIT_DONE
-from pipelines.output import Output, new_run_id
+from pipelines.output import Output
 from pipelines.pulling import Pulled, pull
 from pipelines.report.terminal import LINE_SECONDS, say
 from schemas.kinds import ReviewReason, Verdict
@@ -32,8 +37,8 @@ def review_pull(args: argparse.Namespace) -> int:
         UsageError: if the output has no captions.
         CommandError: if the project was not read.
     """
-    output = _output(args)
-    with opened(output, str(output.run_id)), _connected(args) as (client, project):
+    output = captioned_output(args.output)
+    with _connected(args) as (client, project), opened(output, str(output.run_id)):
         pulled = pull(client, project, output, args.since, on_progress=_Ticker())
     for why in _some(pulled.damaged):
         say(f"not taken: {why}")
@@ -48,33 +53,24 @@ def review_status(args: argparse.Namespace) -> int:
         UsageError: if the output has no captions.
         CommandError: if the project was not read.
     """
-    output = _output(args)
+    output = captioned_output(args.output)
     with _connected(args) as (client, project):
-        annotations = Annotations(client, project)
+        annotations = Annotations(client, project.id)
         pulled = pull(client, project, output, write=False, on_progress=_Ticker())
         tasks, drafts = annotations.tasks(), annotations.drafts()
     print(f"project {project.title!r}, number {project.id}, at {args.label_studio_url}")
     print("\n".join(_status_lines(output, pulled, tasks, drafts)))
-    if pulled.merged.changed:
+    if pulled.changes.changed:
         print(f"Bring them with: {_pull_command(args)}")
     return EXIT_DONE
-
-
-def _output(args: argparse.Namespace) -> Output:
-    review_config(args)  # Refuses an address that carries a login.
-    output = Output(output_of(args.output).uri, new_run_id())
-    if not output.current().of("captions"):
-        raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
-    return output
 
 
 @contextmanager
 def _connected(args: argparse.Namespace) -> Iterator[tuple[Client, ReviewProject]]:
     try:
-        title, token = args.label_studio_project, read_token(args.label_studio_token_file)
-        with Client(LabelStudioSettings(args.label_studio_url, title, token)) as client:
+        with Client(label_studio_settings(args)) as client:
             client.check()
-            yield client, review_project(client, title)
+            yield client, review_project(client, args.label_studio_project)
     except LabelStudioError as error:
         raise CommandError(redact(str(error))) from error
 
@@ -108,14 +104,14 @@ def _some(texts: list[str]) -> Iterator[str]:
 
 def _pull_lines(args: argparse.Namespace, output: Output, pulled: Pulled) -> Iterator[str]:
     since = f"changed since {pulled.since:%Y-%m-%d %H:%M:%S} UTC" if pulled.since else "in all"
-    merged, there = pulled.merged, _verdicts(output)
+    changes, there = pulled.changes, _verdicts(output)
     yield (
         f"project {args.label_studio_project!r} at {args.label_studio_url}: {pulled.tasks:,} "
         f"annotated tasks {since}"
     )
     yield (
-        f"reviews: {merged.added.total():,} new or changed, {merged.removed.total():,} replaced "
-        f"or withdrawn, {merged.same:,} read again and the same"
+        f"reviews: {changes.added.total():,} new or changed, {changes.removed.total():,} replaced "
+        f"or withdrawn, {changes.same:,} read again and the same"
     )
     verdicts = ", ".join(f"{there[verdict]:,} {verdict.value}" for verdict in Verdict)
     yield f"the output has {there.total():,} now: {verdicts}"
@@ -142,7 +138,7 @@ def _remarks(pulled: Pulled) -> Iterator[str]:
 
 def _status_lines(output: Output, pulled: Pulled, tasks: int, drafts: int) -> Iterator[str]:
     queued, judged, deferred, left = _queue(output)
-    merged, there = pulled.merged, _verdicts(output)
+    changes, there = pulled.changes, _verdicts(output)
     for name, count, text in (
         ("queued", queued, f"captions, {judged:,} of them reviewed since they were planned"),
         ("deferred", deferred, "near-duplicates of those, which wait"),
@@ -153,11 +149,11 @@ def _status_lines(output: Output, pulled: Pulled, tasks: int, drafts: int) -> It
         yield f"{name:12}{count:8,}  {text}"
     yield f"{'reviews':12}{'pulled':>8}  not pulled yet"
     for verdict in Verdict:
-        yield f"  {verdict.value:10}{there[verdict]:8,}  {merged.added[verdict]:14,}"
-    if merged.removed:
-        yield f"{merged.removed.total():,} of the pulled ones were changed or withdrawn since"
+        yield f"  {verdict.value:10}{there[verdict]:8,}  {changes.added[verdict]:14,}"
+    if changes.removed:
+        yield f"{changes.removed.total():,} of the pulled ones were changed or withdrawn since"
     yield from _remarks(pulled)
-    if not merged.changed:
+    if not changes.changed:
         yield "all is pulled"
 
 
@@ -184,9 +180,4 @@ def _queue(output: Output) -> tuple[int, int, int, int]:
 
 
 def _pull_command(args: argparse.Namespace) -> str:
-    command = ["captioner", "review", "pull", args.output]
-    command += ["--label_studio_url", args.label_studio_url]
-    command += ["--label_studio_project", args.label_studio_project]
-    if args.label_studio_token_file:
-        command += ["--label_studio_token_file", args.label_studio_token_file]
-    return shlex.join(command)
+    return shlex.join(["captioner", "review", "pull", args.output, *label_studio_flags(args)])

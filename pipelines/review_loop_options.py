@@ -7,7 +7,7 @@ from typing import Any
 
 
 def add_pull_and_status(
-    actions: Any, add_label_studio: Callable[[argparse._ArgumentGroup, bool, bool], None]
+    actions: Any, add_label_studio: Callable[[argparse._ArgumentGroup, bool, str, str], None]
 ) -> None:
     """Add them to the actions of `review`.
 
@@ -29,7 +29,8 @@ def add_pull_and_status(
     )
     for parser in (pull, status):
         parser.add_argument("output", metavar="OUTPUT", help="folder written by annotate")
-        add_label_studio(parser.add_argument_group("Label Studio"), True, False)
+        project = parser.add_argument_group("Label Studio")
+        add_label_studio(project, True, "read from", "its title")
         parser.set_defaults(parser=parser)
     pull.add_argument(
         "--since",

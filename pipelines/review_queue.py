@@ -149,13 +149,8 @@ def queue_classes(
         model_id: only this model's; all models' if None.
         decoding: only this decoding config's; all if None.
     """
-    runs = {
-        row["run_id"]
-        for _, table in output.tables("review", ["model_id", "decoding", "run_id"])
-        for row in table.to_pylist()
-        if model_id in (None, row["model_id"]) and decoding in (None, row["decoding"])
-    }
-    known = [output.read_manifest(run).get("classes", {}) for run in sorted(runs)]
+    runs = sorted(queue_runs(output, model_id, decoding))
+    known = [output.read_manifest(run).get("classes", {}) for run in runs]
     names: dict[str, dict[str, None]] = {
         kind: dict.fromkeys(name for classes in known for name in classes.get(kind, ()))
         for kind in _ANNOTATION_COLUMNS
@@ -164,6 +159,22 @@ def queue_classes(
         for kind, found in names.items():
             found.update((one.name, None) for one in getattr(item.annotations, kind) or ())
     return ClassNames(**{kind: tuple(found) for kind, found in names.items()})
+
+
+def queue_runs(output: Output, model_id: str | None, decoding: str | None) -> set[str]:
+    """Return the runs that made the captions of the live queue.
+
+    Args:
+        output: the output.
+        model_id: only this model's; all models' if None.
+        decoding: only this decoding config's; all if None.
+    """
+    return {
+        row["run_id"]
+        for _, table in output.tables("review", ["model_id", "decoding", "run_id"])
+        for row in table.to_pylist()
+        if model_id in (None, row["model_id"]) and decoding in (None, row["decoding"])
+    }
 
 
 _QUEUE_COLUMNS = ["uri", "image_id", "model_id", "decoding", "reasons"]

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pipelines import storage
 from pipelines.commit import Committed, clear
+from pipelines.labelstudio.project import project_key
 from pipelines.labelstudio.review_rows import ReviewedTask, Who
 from pipelines.output import LiveFile, Output
 from pipelines.parts import encode, publish
@@ -30,8 +31,8 @@ _BATCH_ROWS = 2_000
 
 
 @dataclass
-class Merged:
-    """What a merge did to the table.
+class Changes:
+    """What an update did to the table.
 
     Attributes:
         added: how many rows came, by verdict: new reviews and changed ones.
@@ -49,7 +50,7 @@ class Merged:
         return bool(self.added or self.removed)
 
 
-class Merge:
+class ReviewUpdate:
     """Brings tasks that were read into ``reviews``.
 
     It holds a hash of each row that is there and which of its tasks were read, and new rows until
@@ -74,7 +75,7 @@ class Merge:
         self._moved: set[bytes] = set()
         self._waiting: list[pa.Table] = []
         self._new: list[LiveFile] = []
-        self._merged = Merged()
+        self._changes = Changes()
 
     def replace(self, tasks: Sequence[ReviewedTask]) -> None:
         """Let what tasks hold now stand for what the table holds of them.
@@ -93,17 +94,17 @@ class Merge:
             digest = _digest(row)
             if self._there[digest]:
                 self._there[digest] -= 1
-                self._merged.same += 1
+                self._changes.same += 1
             else:
                 new.append(index)
-                self._merged.added[row["verdict"]] += 1
+                self._changes.added[row["verdict"]] += 1
                 self._moved.add(_digest(row | {"task_id": None}))
         if new and self._write:
             self._waiting.append(rows.take(new))
             if sum(table.num_rows for table in self._waiting) >= FILE_ROWS:
                 self._publish()
 
-    def finish(self) -> Merged:
+    def finish(self) -> Changes:
         """Make the new table live, and say what changed."""
         current = self._output.current()
         replaced = []
@@ -115,14 +116,14 @@ class Merge:
             if self._write and stays.any():
                 self._waiting.append(self._output.read_part(file.path).filter(pa.array(stays)))
         if not self._write:
-            return self._merged
+            return self._changes
         self._publish()
         after = current.replacing("reviews", replaced, self._new)
         if after != current:
             self._output.replace_current(after)
         kept = {file.path for file in after.of("reviews")}
         clear(self._output, Committed(leftovers=tuple(p for p in replaced if p not in kept)))
-        return self._merged
+        return self._changes
 
     def _goes(self, row: dict[str, Any]) -> bool:
         """Say whether a row that is there gives way; to be asked once for each."""
@@ -135,7 +136,7 @@ class Merge:
             goes = self._there[digest] > 0 and when >= made and (who, when) not in unread
             self._there[digest] -= goes
         if goes:
-            self._merged.removed[row["verdict"]] += 1
+            self._changes.removed[row["verdict"]] += 1
         return goes
 
     def _publish(self) -> None:
@@ -201,8 +202,7 @@ class PullState:
     @property
     def path(self) -> str:
         """The uri of the file."""
-        key = hashlib.sha256(f"{self.url.rstrip('/')} {self.project}".encode()).hexdigest()[:16]
-        return self.output.path("labelstudio", f"{key}.json")
+        return self.output.path("labelstudio", f"{project_key(self.url, self.project)}.json")
 
     def pulled_until(self) -> datetime | None:
         """Return the server's time up to which all was read; None if not all was, ever."""

@@ -22,7 +22,8 @@ def doctor(args: argparse.Namespace) -> int:
     Raises:
         UsageError: if an option carries a secret, or OUTPUT is no folder that can be written.
     """
-    refuse_credentials("--model", args.model)
+    if args.model is not None:
+        refuse_credentials("--model", args.model)
     if args.label_studio_url:
         refuse_credentials("--label_studio_url", args.label_studio_url)
     output = Output(output_of(args.output).uri) if args.output else None
@@ -40,7 +41,7 @@ def doctor(args: argparse.Namespace) -> int:
 def _chains(args: argparse.Namespace, output: Output | None) -> list[list[Check]]:
     loaded: Future[Captioner] = Future()
     images: dict[str, Future[str | None]] = {text: Future() for text in args.input}
-    chains = [machine.checks(args.model, args.device, args.precision, loaded)]
+    chains = [machine.checks(args.model, args.device, args.precision, loaded, output)]
     chains += [[files.input_check(text, found)] for text, found in images.items()]
     if not images:
         chains.append([_left_out("inputs", "name a folder or a bucket of images")])

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import torch
 
-from captioner.contract import PRECISIONS, Captioner, DecodingConfig, Prepared
+from captioner.contract import EMBEDDED, PRECISIONS, Captioner, DecodingConfig, Prepared
 from captioner.devices import choose_device
 from captioner.loading import load
 from captioner.scenes import render, samples
+from pipelines.default_model import read_default
 from pipelines.doctor.checks import Check, Finding, failed, ok, refused, warning
+from pipelines.output import Output
 from schemas.uris import redact
 
 MODEL_SECONDS = 300.0
@@ -27,21 +29,28 @@ _PROBE = 16
 _BUILDS = "https://pytorch.org/get-started/locally"
 
 
-def checks(name: str, device: str, precision: str, loaded: "Future[Captioner]") -> list[Check]:
+def checks(
+    name: str | None,
+    device: str,
+    precision: str,
+    loaded: "Future[Captioner]",
+    output: Output | None = None,
+) -> list[Check]:
     """Return the checks of machine and model.
 
     Args:
-        name: of the model, as ``--model`` takes it.
+        name: of the model, as ``--model`` takes it; None for the one that annotate would take.
         device: auto, cpu, cuda or mps.
         precision: what it is to compute in.
         loaded: gets the model, or why there is none.
+        output: that may name a model.
     """
     decoding = DecodingConfig(precision=precision)
     return [
         Check("versions", versions),
         Check("accelerator", accelerator),
         Check("precision", lambda: computes_in(precision, device)),
-        Check("model", lambda: model(name, device, decoding, loaded), MODEL_SECONDS),
+        Check("model", lambda: model(name, device, decoding, loaded, output), MODEL_SECONDS),
     ]
 
 
@@ -141,18 +150,25 @@ def _computes(precision: str, where: torch.device) -> bool:
         return False
 
 
-def model(name: str, device: str, decoding: DecodingConfig, loaded: "Future[Captioner]") -> Finding:
+def model(
+    name: str | None,
+    device: str,
+    decoding: DecodingConfig,
+    loaded: "Future[Captioner]",
+    output: Output | None = None,
+) -> Finding:
     """Load a model and caption drawn scenes with it.
 
     Args:
-        name: as ``--model`` takes it.
+        name: as ``--model`` takes it; None for the output's, or the embedded one.
         device: auto, cpu, cuda or mps.
         decoding: how captions are made.
         loaded: gets the model, or why there is none.
+        output: that may name a model.
     """
     started = time.monotonic()
     try:
-        captioner = load(name, device, decoding)
+        name, captioner = _load(name, device, decoding, output)
     except Exception as error:  # of the libraries that read weights, too
         loaded.set_exception(error)
         return refused(error, "try it by itself: captioner explain IMAGE --model MODEL")
@@ -168,6 +184,21 @@ def model(name: str, device: str, decoding: DecodingConfig, loaded: "Future[Capt
     if not said:
         return warning(f"{found}; it says nothing of a drawn scene", "try it: captioner explain")
     return ok(f"{found}; of a drawn scene it says {said!r}")
+
+
+def _load(
+    name: str | None, device: str, decoding: DecodingConfig, output: Output | None
+) -> tuple[str, Captioner]:
+    """Load the model that annotate would take; return its name, too."""
+    promoted = read_default(output) if name is None and output is not None else None
+    if promoted is None:
+        name = name or EMBEDDED
+        return name, load(name, device, decoding)
+    # Options that say how to decode are followed instead of all that was decided for the model.
+    followed = promoted.decoding if decoding == DecodingConfig() else decoding
+    captioner = load(promoted.model, device, followed)
+    promoted.check(captioner)
+    return promoted.model, captioner
 
 
 def _caption(captioner: Captioner, scenes: list[Prepared]) -> tuple[str, float]:

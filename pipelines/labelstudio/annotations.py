@@ -10,16 +10,17 @@ annotations without it. It is set before a request is carried out in full, so ea
 while before the last one did.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from xml.etree import ElementTree
 
 from pipelines.labelstudio import config
 from pipelines.labelstudio.client import Client, LabelStudioError
 from pipelines.labelstudio.project import find_project
+from pipelines.labelstudio.query import Filter, ask, when, where
 from pipelines.labelstudio.regions import TAGS
 from pipelines.labelstudio.review_rows import OURS
 
@@ -43,8 +44,6 @@ _ANNOTATION_FIELDS = (
     "parent_prediction",
 )
 """The server takes one list for tasks and annotations; to leave others out is twice as fast."""
-
-_Filter = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -114,19 +113,19 @@ def _controls(label_config: str, title: str, number: int) -> frozenset[str]:
 class Annotations:
     """Reads the annotated tasks of a project."""
 
-    def __init__(self, client: Client, project: ReviewProject) -> None:
+    def __init__(self, client: Client, project_id: int) -> None:
         """Look at nothing yet.
 
         Args:
             client: a connection to Label Studio.
-            project: the project.
+            project_id: the number of the project.
         """
         self._client = client
-        self._project = project.id
+        self._ask = partial(ask, client, project_id)
 
     def newest_change(self) -> datetime | None:
         """Return when the project's tasks last changed, by the server's clock; None without any."""
-        answer = self._ask([], ["id", "updated_at"], 1, ["-tasks:updated_at"])
+        answer = self._ask(page_size=1, include="id,updated_at", ordering="-tasks:updated_at")
         times = [datetime.fromisoformat(task["updated_at"]) for task in answer["tasks"]]
         return times[0] if times else None
 
@@ -136,11 +135,11 @@ class Annotations:
         They come with annotations and predictions, as Label Studio writes them.
         """
         changed = _changed(since)
-        fields = [*_TASK_FIELDS, *_ANNOTATION_FIELDS]
-        some = [_where("total_annotations", "greater", 0)]
+        fields = ",".join((*_TASK_FIELDS, *_ANNOTATION_FIELDS))
+        some = [where("total_annotations", "greater", 0)]
         skipped = [
-            _where("total_annotations", "equal", 0),
-            _where("cancelled_annotations", "greater", 0),
+            where("total_annotations", "equal", 0),
+            where("cancelled_annotations", "greater", 0),
         ]
         seen = set()
         for which in (some, skipped):  # Filters are joined by one word, so it takes two queries.
@@ -151,8 +150,8 @@ class Annotations:
 
     def bare(self, since: datetime | None) -> Iterator[dict[str, Any]]:
         """Yield the tasks that changed since a time, all if None, and have no annotations."""
-        none = [_where(f"{kind}_annotations", "equal", 0) for kind in ("total", "cancelled")]
-        for task in self._pages([*none, *_changed(since)], ["id", "data", "created_at"], BARE_PAGE):
+        none = [where(f"{kind}_annotations", "equal", 0) for kind in ("total", "cancelled")]
+        for task in self._pages([*none, *_changed(since)], "id,data,created_at", BARE_PAGE):
             yield task | {"annotations": [], "predictions": []}
 
     def tasks(self) -> int:
@@ -161,14 +160,14 @@ class Annotations:
 
     def drafts(self) -> int:
         """Return how many tasks have a draft, whoever made it."""
-        return self._count([_where("draft_exists", "equal", "true", "Boolean")])
+        return self._count([where("draft_exists", "equal", "true", "Boolean")])
 
     def missing(self, task_ids: Sequence[int]) -> int:
         """Return how many of these tasks the project does not have."""
         there = 0
         for start in range(0, len(task_ids), ASKED_AT_ONCE):
             some = list(task_ids[start : start + ASKED_AT_ONCE])
-            there += self._count([_where("id", "in_list", some)])
+            there += self._count([where("id", "in_list", some)])
         return len(task_ids) - there
 
     def reviewers(self) -> dict[int, str]:
@@ -183,49 +182,23 @@ class Annotations:
         return {int(user["id"]): user["email"] for user in users if user.get("email")}
 
     def _pages(
-        self, filters: list[_Filter], include: list[str], size: int, **options: str
+        self, filters: list[Filter], include: str, size: int, **options: Any
     ) -> Iterator[dict[str, Any]]:
         last = 0
+        options |= {"include": include, "ordering": "tasks:id"}
         while True:
-            after = [*filters, _where("id", "greater", last)]
-            answer = self._ask(after, include, size, ["tasks:id"], **options)
+            after = [*filters, where("id", "greater", last)]
+            answer = self._ask(after, page_size=size, **options)
             yield from answer["tasks"]
             if len(answer["tasks"]) >= answer["total"] or not answer["tasks"]:
                 return
             last = answer["tasks"][-1]["id"]
 
-    def _count(self, filters: list[_Filter]) -> int:
-        return int(self._ask(filters, ["id"], 1, [])["total"])
-
-    def _ask(
-        self,
-        filters: list[_Filter],
-        include: list[str],
-        size: int,
-        ordering: list[str],
-        **options: str,
-    ) -> dict[str, Any]:
-        query = {"filters": {"conjunction": "and", "items": filters}, "ordering": ordering}
-        parameters = {
-            "project": self._project,
-            "page": 1,
-            "page_size": size,
-            "resolve_uri": "false",  # Signed addresses are of no use here, and take time.
-            "include": ",".join(include),
-            "query": json.dumps(query, separators=(",", ":")),
-            **options,
-        }
-        answer: dict[str, Any] = self._client.get("/api/tasks", params=parameters)
-        return answer
+    def _count(self, filters: list[Filter]) -> int:
+        return int(self._ask(filters, page_size=1, include="id")["total"])
 
 
-def _changed(since: datetime | None) -> list[_Filter]:
+def _changed(since: datetime | None) -> list[Filter]:
     if since is None:
         return []
-    time = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")  # The one form it reads.
-    return [_where("updated_at", "greater_or_equal", time, "Datetime")]
-
-
-def _where(column: str, operator: str, value: object, kind: str = "Number") -> _Filter:
-    name = f"filter:tasks:{column}"
-    return {"filter": name, "operator": operator, "type": kind, "value": value}
+    return [when("updated_at", "greater_or_equal", since.astimezone(UTC))]

@@ -11,10 +11,11 @@ from typing import Any
 from xml.etree import ElementTree
 
 from pipelines.labelstudio import config
-from pipelines.labelstudio.annotations import Annotations, ReviewProject
-from pipelines.labelstudio.client import Client, OutcomeUnknownError
+from pipelines.labelstudio.annotations import Annotations
+from pipelines.labelstudio.client import Client
 from pipelines.labelstudio.images import Images, Picture
-from pipelines.labelstudio.project import OtherConfigError, find_project
+from pipelines.labelstudio.project import OtherConfigError, create_project, find_project
+from pipelines.labelstudio.review_rows import reviewer_of
 from pipelines.labelstudio.sending import send
 from pipelines.labelstudio.tasks import Tasks
 
@@ -122,7 +123,7 @@ class ComparingProject:
         self._client, self._id = client, int(project["id"])
         self._tasks = Tasks(client, self._id)
         self._images = Images(client, self._id, previews)
-        self._read = Annotations(client, ReviewProject(self._id, title, "", frozenset()))
+        self._read = Annotations(client, self._id)
 
     def answers(self, pair: str, image_ids: Iterable[str]) -> Answers:
         """Read what people said of two models' captions.
@@ -201,14 +202,7 @@ class ComparingProject:
 
 def _create(client: Client, title: str) -> dict[str, Any]:
     config.validate(LABEL_CONFIG)
-    body = {"title": title, "label_config": LABEL_CONFIG, **SETTINGS}
-    try:
-        return dict(client.post("/api/projects", json=body))
-    except OutcomeUnknownError:
-        found = find_project(client, title)
-        if found is None:
-            raise
-        return found
+    return create_project(client, {"title": title, "label_config": LABEL_CONFIG, **SETTINGS})
 
 
 def _differences(label_config: str) -> list[str]:
@@ -255,10 +249,5 @@ def _answer(annotation: Mapping[str, Any], task_id: int, names: Mapping[int, str
     ]
     if len(chosen) != 1 or chosen[0] not in CHOICES:
         return None
-    who = annotation["completed_by"]
-    if isinstance(who, Mapping):  # some editions write out the user
-        reviewer = who.get("email") or who.get("id")
-    else:
-        reviewer = names.get(who) or who
     answered = datetime.fromisoformat(annotation["updated_at"])
-    return Answer(chosen[0], None if reviewer is None else str(reviewer), answered, task_id)
+    return Answer(chosen[0], reviewer_of(annotation, names), answered, task_id)

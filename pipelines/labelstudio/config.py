@@ -10,7 +10,7 @@ from pipelines.labelstudio.client import LabelStudioError
 from pipelines.labelstudio.regions import IMAGE, OPTIONS, TAGS, controls
 
 CAPTION, VERDICT = "caption", "verdict"
-UNSURE_WORDS = "unsure_words"
+UNSURE_WORDS, ATTENTION = "unsure_words", "attention"
 VERDICTS = ("accept", "fix", "reject")
 TASK_DATA = ("image", "image_id", "uri", "caption")
 
@@ -43,20 +43,28 @@ INSTRUCTION = (
     "If it cannot be saved, choose <b>reject</b>."
 )
 _UNSURE_TITLE = "Words that the model was unsure of"
+_ATTENTION_TITLE = "Where the model looked for a word"
 _OF_CLASSES = " Put right what else was found, too: labels, boxes and masks."
 _OF_UNSURE_WORDS = " The words that the model was unsure of are marked."
+_OF_ATTENTION = (
+    " Below the image you see where the model looked for the words that it was least sure of, "
+    "with the probability that it gave them."
+)
 
 
-def label_config(classes: ClassNames, show_unsure_words: bool = False) -> str:
+def label_config(
+    classes: ClassNames, show_unsure_words: bool = False, show_attention: bool = False
+) -> str:
     """Return the labelling config for captions, and for what else a model finds.
 
     Args:
         classes: of labels, boxes and masks; a kind without any gets no control.
         show_unsure_words: show the caption with its unsure words marked, above its field.
+        show_attention: show, below the image, a picture of where the model looked.
     """
     root = ElementTree.fromstring(LABEL_CONFIG)
     made = list(controls(classes))
-    if not made and not show_unsure_words:
+    if not made and not show_unsure_words and not show_attention:
         return LABEL_CONFIG
     root[1].extend(made)
     if show_unsure_words:
@@ -65,14 +73,21 @@ def label_config(classes: ClassNames, show_unsure_words: bool = False) -> str:
         shown = {"name": UNSURE_WORDS, "value": f"${UNSURE_WORDS}"}
         shown |= {"valueType": "text", "inline": "true"}
         root[1].insert(1, ElementTree.Element("HyperText", shown))
+    if show_attention:
+        root[0].append(ElementTree.Element("Header", value=_ATTENTION_TITLE, size="5"))
+        picture = {"name": ATTENTION, "value": f"${ATTENTION}", "rotateControl": "false"}
+        root[0].append(ElementTree.Element("Image", picture))
     ElementTree.indent(root)
     return ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def instruction(classes: ClassNames, show_unsure_words: bool = False) -> str:
+def instruction(
+    classes: ClassNames, show_unsure_words: bool = False, show_attention: bool = False
+) -> str:
     """Return what reviewers are told to do, for the same arguments as ``label_config``."""
     unsure = _OF_UNSURE_WORDS if show_unsure_words else ""
-    return INSTRUCTION + unsure + (_OF_CLASSES if any(vars(classes).values()) else "")
+    looked = _OF_ATTENTION if show_attention else ""
+    return INSTRUCTION + unsure + looked + (_OF_CLASSES if any(vars(classes).values()) else "")
 
 
 def wants_unsure_words(config: str) -> bool:
@@ -82,6 +97,15 @@ def wants_unsure_words(config: str) -> bool:
         config: the XML of a project's config.
     """
     return UNSURE_WORDS in _variables(ElementTree.fromstring(config))
+
+
+def wants_attention(config: str) -> bool:
+    """Say whether tasks must bring a picture of where the model looked.
+
+    Args:
+        config: the XML of a project's config.
+    """
+    return ATTENTION in _variables(ElementTree.fromstring(config))
 
 
 def validate(config: str) -> None:
@@ -102,7 +126,10 @@ def validate(config: str) -> None:
 
 
 def differences(
-    config: str, classes: ClassNames = NO_CLASSES, show_unsure_words: bool = False
+    config: str,
+    classes: ClassNames = NO_CLASSES,
+    show_unsure_words: bool = False,
+    show_attention: bool = False,
 ) -> list[str]:
     """Say what a project's labelling config lacks for captions to be reviewed with it.
 
@@ -110,6 +137,7 @@ def differences(
         config: the XML of the project's config.
         classes: of labels, boxes and masks that are to be reviewed, too.
         show_unsure_words: whether it must show the caption with its unsure words marked.
+        show_attention: whether it must show a picture of where the model looked.
 
     Returns:
         One sentence for each thing that is missing or different; none if it can be used.
@@ -133,7 +161,9 @@ def differences(
     if show_unsure_words:
         unsure = named.get(UNSURE_WORDS)
         found += _difference(unsure, "HyperText", UNSURE_WORDS, value=f"${UNSURE_WORDS}")
-    foreign = sorted(_variables(root) - {*TASK_DATA, UNSURE_WORDS})
+    if show_attention:
+        found += _difference(named.get(ATTENTION), "Image", ATTENTION, value=f"${ATTENTION}")
+    foreign = sorted(_variables(root) - {*TASK_DATA, UNSURE_WORDS, ATTENTION})
     return found + [f"it wants ${name}, which captions do not have" for name in foreign]
 
 

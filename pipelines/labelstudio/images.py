@@ -11,23 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from PIL import Image
 
 from captioner.images import ImageError, decode
 from pipelines.labelstudio.client import Client, LabelStudioError, OutcomeUnknownError
+from pipelines.labelstudio.uploads import UPLOADS, Uploads
 from pipelines.storage import StorageError, read_bytes
 
 PREVIEW_SIZE = (512, 512)
 PREVIEW_QUALITY = 85
 PREVIEW_THREADS = 4
-UPLOAD_FILES = 25
-UPLOAD_TRIES = 8
 STORES = {"gs": "gcs", "s3": "s3"}
 UNSHOWN = (".tif", ".tiff")  # browsers do not draw these
 PRESIGN_MINUTES = 15
-UPLOADS = "/data/"  # how addresses of uploaded previews begin
 NOTHING = "(?!)"  # a filter that no name matches: a sync in the browser must import nothing
 
 
@@ -42,17 +39,6 @@ class Picture:
 def is_address(uri: str) -> bool:
     """Say whether a browser can fetch an image and draw it."""
     return uri.startswith(("http://", "https://")) and not _unshown(uri)
-
-
-def size_at(address: str, width: int, height: int) -> tuple[int, int]:
-    """Return the width and height of what is shown at an address of a task.
-
-    Args:
-        address: a preview's or the original's.
-        width: of the original.
-        height: likewise.
-    """
-    return shown_size(width, height) if is_preview(address) else (width, height)
 
 
 def is_preview(address: str) -> bool:
@@ -89,7 +75,11 @@ def _unshown(uri: str) -> bool:
 
 
 class Images:
-    """Finds, for each image of a project, the address that goes into its task."""
+    """Finds, for each image of a project, the address that goes into its task.
+
+    Attributes:
+        uploads: of the project, previews among them, by image id.
+    """
 
     def __init__(self, client: Client, project_id: int, previews: bool) -> None:
         """Look at nothing yet.
@@ -102,8 +92,8 @@ class Images:
         self._client = client
         self._project = project_id
         self._previews = previews
+        self.uploads = Uploads(client, project_id)
         self._ready: set[str] = set()
-        self._uploads: dict[str, str] | None = None
 
     def needs_preview(self, uri: str) -> bool:
         """Say whether a preview of an image is uploaded, since nothing else can show it."""
@@ -238,82 +228,11 @@ class Images:
         """Upload previews of images, those of an interrupted push excepted."""
         if not pictures:
             return {}, []
-        uploads = self._known_uploads()
+        uploads = self.uploads.known()
         made, failed = _previews([p for p in pictures if p.image_id not in uploads])
-        self._send(dict(made))
+        self.uploads.add(dict(made))
         ids = (picture.image_id for picture in pictures)
         return {i: uploads[i] for i in ids if i in uploads}, failed
-
-    def _send(self, previews: dict[str, bytes]) -> None:
-        """Upload previews, and those again of which nothing is found afterwards.
-
-        Raises:
-            LabelStudioError: if Label Studio does not take them.
-        """
-        uploads = self._known_uploads()
-        error: LabelStudioError | None = None
-        for attempt in range(UPLOAD_TRIES):
-            rest = [i for i in previews if i not in uploads]
-            if not rest:
-                return
-            if attempt:
-                self._client.wait(attempt)
-            numbers: list[int] = []
-            for start in range(0, len(rest), UPLOAD_FILES):
-                part = {i: previews[i] for i in rest[start : start + UPLOAD_FILES]}
-                answered, error = self._send_part(part)
-                numbers += answered
-            known = len(numbers) == len(rest)
-            uploads.update(self._list(numbers if known else None))
-        if lost := sum(i not in uploads for i in previews):
-            raise error or LabelStudioError(
-                f"Label Studio took {lost} previews but does not list them; push again later"
-            )
-
-    def _send_part(self, previews: dict[str, bytes]) -> tuple[list[int], LabelStudioError | None]:
-        """Upload some previews in one request; return their numbers as far as they are known.
-
-        Label Studio stores the files, and then refuses to make tasks of them by itself where the
-        labelling config uses more than the image; the tasks are made here, so that is no matter.
-        """
-        path = f"/api/projects/{self._project}/import"
-        files = {
-            f"file{n}": (f"{i}.jpg", previews[i], "image/jpeg") for n, i in enumerate(previews)
-        }
-        try:
-            answer = self._client.post(path, params={"commit_to_project": "false"}, files=files)
-        except LabelStudioError as error:
-            if isinstance(error, OutcomeUnknownError) or error.status == 400:
-                return [], error
-            if error.status != 413 or len(previews) == 1:
-                raise
-            return self._send_halves(previews)
-        return list(answer.get("file_upload_ids") or []), None
-
-    def _send_halves(self, previews: dict[str, bytes]) -> tuple[list[int], LabelStudioError | None]:
-        """Upload previews that are too large together."""
-        names = list(previews)
-        middle = len(names) // 2
-        halves = ({i: previews[i] for i in some} for some in (names[:middle], names[middle:]))
-        (first, error), (second, other) = map(self._send_part, halves)
-        return first + second, error or other
-
-    def _known_uploads(self) -> dict[str, str]:
-        """Return the address of each uploaded preview by image id."""
-        if self._uploads is None:
-            self._uploads = self._list(None)
-        return self._uploads
-
-    def _list(self, ids: list[int] | None) -> dict[str, str]:
-        """List uploads: those with these numbers, or all of them."""
-        options = {"all": "true"} if ids is None else {"ids": str(ids)}
-        path = f"/api/projects/{self._project}/file-uploads"
-        found = {}
-        for upload in self._client.get(path, params=options):
-            name = Path(urlsplit(upload["file"]).path)
-            _, _, image_id = name.stem.partition("-")  # eight characters come before
-            found[image_id] = f"{UPLOADS}{upload['file'].lstrip('/')}"
-        return found
 
 
 def _previews(

@@ -47,7 +47,12 @@ class ReviewItem:
     @property
     def model_version(self) -> str:
         """The name of the model and decoding config among a task's predictions."""
-        return f"{self.model_id}/{self.decoding}".replace(",", "_")  # a server joins by commas
+        return model_version(self.model_id, self.decoding)
+
+
+def model_version(model_id: str, decoding: str) -> str:
+    """Return the name that a model and decoding config have among a task's predictions."""
+    return f"{model_id}/{decoding}".replace(",", "_")  # a server joins by commas
 
 
 Wanted = dict[str, dict[str, ReviewItem]]
@@ -68,6 +73,7 @@ def task_body(
     preview: bool,
     classes: ClassNames,
     show_unsure_words: bool,
+    attention: str | None = None,
 ) -> dict[str, Any]:
     """Write the task of an image, with its predictions, as Label Studio imports it.
 
@@ -77,6 +83,7 @@ def task_body(
         preview: whether that is an uploaded preview.
         classes: of the project's controls.
         show_unsure_words: whether the project shows the words that the model was unsure of.
+        attention: where the picture of where the model looked is, if the project shows it.
     """
     first = next(iter(versions.values()))
     data = {"image": address, "image_id": first.image_id, "uri": first.uri}
@@ -84,6 +91,8 @@ def task_body(
     if show_unsure_words:
         marked = unsure_words(first.tokens, first.token_logprobs, first.caption)
         data[config.UNSURE_WORDS] = marked
+    if attention is not None:
+        data[config.ATTENTION] = attention
     return {
         "data": {key: _text(value) for key, value in data.items()},
         "predictions": [prediction_body(item, preview, classes) for item in versions.values()],

@@ -4,7 +4,6 @@ The ledger is a memory and never the truth: `pipelines.labelstudio.reconcile` ho
 server. So it may be lost at any time, and one that cannot be trusted is thrown away.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import storage
+from pipelines.labelstudio.project import project_key
 from pipelines.labelstudio.tasks import Page, Task, newer
 from pipelines.output import Output, OutputError, read_lease
 from schemas.uris import redact
@@ -185,7 +185,7 @@ class LedgerFile:
     @property
     def path(self) -> str:
         """The uri of the file."""
-        key = hashlib.sha256(f"{self.url} {self.project}".encode()).hexdigest()[:16]
+        key = project_key(self.url, self.project)
         return self.output.path("labelstudio", f"{key}.tasks.parquet")
 
     def load(self) -> tuple[Ledger, str | None]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from captioner.annotations import ClassNames
+from pipelines.labelstudio.attention import AttentionPictures
 from pipelines.labelstudio.client import Client, LabelStudioError
 from pipelines.labelstudio.images import Images, Picture, is_preview
 from pipelines.labelstudio.items import ReviewItem, Wanted, prediction_body, task_body
@@ -39,6 +40,7 @@ class Maker:
         ledger: Ledger,
         classes: ClassNames,
         previews: bool,
+        attention: AttentionPictures | None,
     ) -> None:
         """Send nothing yet.
 
@@ -48,6 +50,7 @@ class Maker:
             ledger: of the project; what is made is put into it.
             classes: of the project's controls.
             previews: upload a preview of every image.
+            attention: makes pictures of where the model looked; None where none are shown.
         """
         self.refused = 0
         self._client = client
@@ -56,6 +59,7 @@ class Maker:
         self._ledger, self._classes = ledger, classes
         self._tasks = Tasks(client, project.id)
         self._images = Images(client, project.id, previews)
+        self._attention = attention
 
     def make_tasks(self, missing: Wanted) -> dict[str, str]:
         """Make a task, with its predictions, for each image that can be shown.
@@ -72,9 +76,9 @@ class Maker:
         pictures = [Picture(i, next(iter(of_i.values())).uri) for i, of_i in missing.items()]
         addresses, unseen = self._images.addresses(pictures)
         previews = {i: is_preview(address) for i, address in addresses.items()}
-        marks = self._project.unsure_words
+        marks, looked = self._project.unsure_words, self._looked(missing, addresses)
         bodies = {
-            i: task_body(missing[i], address, previews[i], self._classes, marks)
+            i: task_body(missing[i], address, previews[i], self._classes, marks, looked.get(i))
             for i, address in addresses.items()
         }
 
@@ -96,6 +100,13 @@ class Maker:
         self.refused += len(refused)
         left_out = {picture.image_id: why for picture, why in unseen}
         return left_out | {i: _why(error) for i, error in refused.items()}
+
+    def _looked(self, missing: Wanted, image_ids: Iterable[str]) -> dict[str, str]:
+        """Return where the pictures are of where the model looked, if they are shown."""
+        if self._attention is None:
+            return {}
+        items = [next(iter(missing[image_id].values())) for image_id in image_ids]
+        return self._attention.addresses(items, self._images.uploads)
 
     def _without_task(self, image_ids: list[str]) -> list[str]:
         catch_up(self._ledger, self._tasks)

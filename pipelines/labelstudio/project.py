@@ -1,5 +1,7 @@
 """The project in Label Studio: made on first use, found by its title afterwards."""
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,11 +28,13 @@ class Project:
         id: its number.
         shown_version: the model version whose predictions are filled in for reviewers.
         unsure_words: whether its tasks must bring the caption with its unsure words marked.
+        attention: whether they must bring a picture of where the model looked.
     """
 
     id: int
     shown_version: str
     unsure_words: bool = False
+    attention: bool = False
 
 
 class OtherConfigError(LabelStudioError):
@@ -53,6 +57,7 @@ def open_project(
     title: str,
     classes: ClassNames = NO_CLASSES,
     show_unsure_words: bool = False,
+    show_attention: bool = False,
 ) -> Project:
     """Find the project with exactly this title, or make it.
 
@@ -61,6 +66,7 @@ def open_project(
         title: the title.
         classes: of labels, boxes and masks that are to be reviewed with the captions.
         show_unsure_words: whether reviewers must see the caption with its unsure words marked.
+        show_attention: whether they must see where the model looked.
 
     Returns:
         The project.
@@ -69,8 +75,9 @@ def open_project(
         OtherConfigError: if its labelling config is for something else.
         LabelStudioError: if two have the title.
     """
-    found = find_project(client, title) or _create(client, title, classes, show_unsure_words)
-    return _adopt(client, found, title, classes, show_unsure_words)
+    shown = (classes, show_unsure_words, show_attention)
+    found = find_project(client, title) or _create(client, title, *shown)
+    return _adopt(client, found, title, *shown)
 
 
 def find_project(client: Client, title: str) -> dict[str, Any] | None:
@@ -87,6 +94,16 @@ def find_project(client: Client, title: str) -> dict[str, Any] | None:
             "or name another project"
         )
     return found[0] if found else None
+
+
+def project_key(url: str, number: int) -> str:
+    """Return what a project is called in the names of files: a hash of where it is.
+
+    Args:
+        url: the address of Label Studio.
+        number: of the project.
+    """
+    return hashlib.sha256(f"{url.rstrip('/')} {number}".encode()).hexdigest()[:16]
 
 
 def is_empty(project: dict[str, Any]) -> bool:
@@ -123,23 +140,40 @@ def _named(client: Client, title: str) -> list[dict[str, Any]]:
         page += 1
 
 
-def _set_up(classes: ClassNames, show_unsure_words: bool) -> dict[str, Any]:
+def _set_up(classes: ClassNames, show_unsure_words: bool, show_attention: bool) -> dict[str, Any]:
     """Return labelling config, instructions and settings, checked before they are sent."""
-    label_config = config.label_config(classes, show_unsure_words)
+    label_config = config.label_config(classes, show_unsure_words, show_attention)
     config.validate(label_config)
-    told = config.instruction(classes, show_unsure_words)
+    told = config.instruction(classes, show_unsure_words, show_attention)
     return {"label_config": label_config, "expert_instruction": told, **SETTINGS}
 
 
 def _create(
-    client: Client, title: str, classes: ClassNames, show_unsure_words: bool
+    client: Client, title: str, classes: ClassNames, show_unsure_words: bool, show_attention: bool
 ) -> dict[str, Any]:
-    body = {"title": title, **_set_up(classes, show_unsure_words)}
+    body = {"title": title, **_set_up(classes, show_unsure_words, show_attention)}
     body["description"] = "Captions to review. Made by captioner; tasks are keyed by image_id."
+    return create_project(client, body)
+
+
+def create_project(client: Client, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Make a project whose title none has, once, also where an answer is lost.
+
+    Args:
+        client: a connection to Label Studio.
+        body: title, labelling config and settings, as Label Studio takes them.
+
+    Returns:
+        The project as Label Studio has it.
+
+    Raises:
+        LabelStudioError: if it was not made, or that is not known.
+    """
+    title = body["title"]
     made: dict[str, Any] = {}
     for attempt in range(TRIES):
         try:
-            made = dict(client.post("/api/projects", json=body))
+            made = dict(client.post("/api/projects", json=dict(body)))
         except OutcomeUnknownError:
             client.wait(attempt)
             made = max(_named(client, title), key=_number, default={})
@@ -173,15 +207,21 @@ def _adopt(
     title: str,
     classes: ClassNames,
     show_unsure_words: bool,
+    show_attention: bool,
 ) -> Project:
     """Take a project as it is if captions can be reviewed in it; set up an empty one."""
     if is_empty(project):
-        body = _set_up(classes, show_unsure_words)
+        body = _set_up(classes, show_unsure_words, show_attention)
         project = client.patch(f"/api/projects/{project['id']}", body)
     found = str(project.get("label_config") or "")
-    if different := config.differences(found, classes, show_unsure_words):
+    if different := config.differences(found, classes, show_unsure_words, show_attention):
         raise OtherConfigError(title, project["id"], different)
     if project.get("show_collab_predictions") is False:
         client.patch(f"/api/projects/{project['id']}", {"show_collab_predictions": True})
     shown = str(project.get("model_version") or "")
-    return Project(int(project["id"]), shown, config.wants_unsure_words(found))
+    return Project(
+        id=int(project["id"]),
+        shown_version=shown,
+        unsure_words=config.wants_unsure_words(found),
+        attention=config.wants_attention(found),
+    )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from captioner.annotations import NO_CLASSES, ClassNames
+from pipelines.labelstudio.attention import AttentionPictures, Load
 from pipelines.labelstudio.client import (
     Client,
     LabelStudioError,
@@ -67,6 +68,7 @@ def push(
     *,
     classes: ClassNames = NO_CLASSES,
     output: Output | None = None,
+    load: Load | None = None,
 ) -> PushReport:
     """Bring captions into the review queue; what is there already is left as it is.
 
@@ -80,12 +82,15 @@ def push(
         classes: of labels, boxes and masks that are to be reviewed, too.
         output: where it is remembered what is there; the caller holds its lease. Without one all
             tasks of the project are looked at.
+        load: returns the model that made the captions; called where the project shows where it
+            looked, and there are tasks to make.
 
     Returns:
         What was created and what was found.
 
     Raises:
         LabelStudioError: if it did not finish. Pushing again adds only what is missing.
+        ModelLoadError: if the model is needed and cannot be loaded.
         OutputError: if another run has taken the output's lease over.
     """
     if iter(items) is items:
@@ -99,7 +104,8 @@ def push(
         made = str(client.get(path)["created_at"])
         file = None if output is None else LedgerFile(output, client.url, project.id, made)
         try:
-            pusher = Pusher(client, project, settings, classes, file)
+            attention = _attention(items, load) if project.attention else None
+            pusher = Pusher(client, project, settings, classes, file, attention)
             return _pushed(pusher, items, on_progress)
         except LabelStudioError as error:
             if error.status == 404 and client.status(path) == 404:
@@ -108,6 +114,15 @@ def push(
                     "captions were pushed; push again, which makes it anew"
                 ) from None
             raise
+
+
+def _attention(items: Iterable[ReviewItem], load: Load | None) -> AttentionPictures:
+    if load is None:
+        raise LabelStudioError(
+            "the project shows where the model looked, which only the model can tell; say which "
+            "one made the captions, or push to a project without that"
+        )
+    return AttentionPictures(load, {(item.model_id, item.decoding) for item in items})
 
 
 def _pushed(

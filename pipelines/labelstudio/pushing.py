@@ -7,6 +7,7 @@ from itertools import islice
 
 from captioner.annotations import ClassNames
 from pipelines.labelstudio import config
+from pipelines.labelstudio.attention import AttentionPictures
 from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings
 from pipelines.labelstudio.items import ReviewItem, Wanted, by_image
 from pipelines.labelstudio.ledger import Ledger, LedgerFile
@@ -43,6 +44,7 @@ class Pusher:
         settings: LabelStudioSettings,
         classes: ClassNames,
         file: LedgerFile | None,
+        attention: AttentionPictures | None = None,
     ) -> None:
         """See what is there.
 
@@ -52,6 +54,7 @@ class Pusher:
             settings: its title, and whether previews are wanted.
             classes: of labels, boxes and masks that are to be reviewed, too.
             file: where it is remembered what is there; None for nowhere.
+            attention: makes pictures of where the model looked; None where none are shown.
         """
         self.items = self.tasks_created = self.predictions_created = self.predictions_found = 0
         self.failed: dict[str, tuple[str, str]] = {}
@@ -61,7 +64,9 @@ class Pusher:
         self._ledger, distrusted = file.load() if file else (Ledger(), None)
         self.notes += [distrusted] if distrusted else []
         self._tasks = Tasks(client, project.id)
-        self._maker = Maker(client, project, self._ledger, classes, settings.previews)
+        self._attention = attention
+        previews = settings.previews
+        self._maker = Maker(client, project, self._ledger, classes, previews, attention)
         self._found, self._made = set[int](), set[int]()
         self._versions: dict[str, None] = {}  # in order; reviewers are shown the last one
         self._lacking: dict[Key, ReviewItem] = {}
@@ -108,6 +113,7 @@ class Pusher:
         self._check_config()
         self.notes += [self._forgets] if self._forgets else []
         self.notes += _notes(self._removed, self._kept)
+        self.notes += self._attention.notes() if self._attention else ()
 
     def _push(self, batch: Sequence[ReviewItem], first: bool) -> None:
         wanted = by_image(item for item in batch if item.image_id not in self.failed)

@@ -91,13 +91,8 @@ class ReviewReader:
         return ReviewedTask(int(task["id"]), made, image_id, *read)
 
     def _who_and_when(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
-        who = annotation["completed_by"]
-        if isinstance(who, Mapping):  # Some editions write out the user.
-            reviewer = who.get("email") or who.get("id")
-        else:
-            reviewer = self.reviewers.get(who) or who
         return {
-            "reviewer": None if reviewer is None else str(reviewer),
+            "reviewer": reviewer_of(annotation, self.reviewers),
             "seconds": annotation["lead_time"],
             "reviewed_at": datetime.fromisoformat(annotation["updated_at"]),
         }
@@ -186,9 +181,19 @@ class _Prediction:
         return cls(int(found["id"]), str(found["model_version"]), text, made)
 
 
-def model_version(model_id: str, decoding: str) -> str:
-    """Return the model version that a push gives to predictions of these captions."""
-    return f"{model_id}/{decoding}".replace(",", "_")
+def reviewer_of(annotation: Mapping[str, Any], addresses: Mapping[int, str]) -> str | None:
+    """Return who made an annotation: the e-mail address if it is known, else the number.
+
+    Args:
+        annotation: as Label Studio lists it.
+        addresses: e-mail addresses by the number of the user.
+    """
+    who = annotation["completed_by"]
+    if isinstance(who, Mapping):  # Some editions write out the user.
+        reviewer = who.get("email") or who.get("id")
+    else:
+        reviewer = addresses.get(who) or who
+    return None if reviewer is None else str(reviewer)
 
 
 def verdict_of(choice: str | None, shown: str, left: str | None) -> Verdict:

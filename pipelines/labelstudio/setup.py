@@ -44,6 +44,8 @@ def set_up(
     uris: Iterable[str],
     show_unsure_words: bool = False,
     previews: bool = False,
+    *,
+    show_attention: bool = False,
 ) -> Ready:
     """Make a project, or adopt the one of that title; one that is ready stays as it is.
 
@@ -57,6 +59,7 @@ def set_up(
         uris: of the images that are to be shown.
         show_unsure_words: whether reviewers must see the caption with its unsure words marked.
         previews: upload a preview even of what Label Studio could read itself.
+        show_attention: whether reviewers must see where the model looked.
 
     Returns:
         What was made and what was found.
@@ -68,8 +71,9 @@ def set_up(
             call goes on from there.
     """
     before = find_project(client, title)
-    project = open_project(client, title, classes, show_unsure_words)
-    changed = {} if before is None else _changes(before, classes, show_unsure_words)
+    shown = (classes, show_unsure_words, show_attention)
+    project = open_project(client, title, *shown)
+    changed = {} if before is None else _changes(before, *shown)
     if changed and before is not None and not is_empty(before):
         client.patch(f"/api/projects/{project.id}", changed)
     images = Images(client, project.id, previews)
@@ -100,12 +104,14 @@ def unset(project: dict[str, Any]) -> dict[str, object]:
 
 
 def _changes(
-    before: dict[str, Any], classes: ClassNames, show_unsure_words: bool
+    before: dict[str, Any], classes: ClassNames, show_unsure_words: bool, show_attention: bool
 ) -> dict[str, object]:
     """Return what a project that was there lacks; what somebody chose for it otherwise stays."""
     changes = unset(before)
     if not before.get("expert_instruction"):
-        changes["expert_instruction"] = config.instruction(classes, show_unsure_words)
+        changes["expert_instruction"] = config.instruction(
+            classes, show_unsure_words, show_attention
+        )
     if is_empty(before):
-        changes["label_config"] = config.label_config(classes, show_unsure_words)
+        changes["label_config"] = config.label_config(classes, show_unsure_words, show_attention)
     return changes

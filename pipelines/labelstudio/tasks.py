@@ -8,15 +8,15 @@ a task's ``total_predictions`` grows with each that comes, but need not shrink w
 the tasks that have a prediction of a version, and what is there twice has to be looked at.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from pipelines.labelstudio.client import Client, LabelStudioError, OutcomeUnknownError
+from pipelines.labelstudio.client import Client, OutcomeUnknownError
 from pipelines.labelstudio.images import is_preview
+from pipelines.labelstudio.query import Filter, ask, when, where
 
 PAGE = 500
 ASKED_AT_ONCE = 200
@@ -26,8 +26,6 @@ TRIES = 8
 _FIELDS = "id,created_at,data,total_predictions,predictions_model_versions"
 _MOST_CHARACTERS = 500
 """Of a task's model versions: what is longer the server cuts off."""
-
-_Filter = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +67,7 @@ class Tasks:
         """
         self._client = client
         self._project = project_id
+        self._ask = partial(ask, client, project_id)
 
     def count(self, after: int, upto: int, version: str | None = None) -> tuple[int, int]:
         """Return how many tasks there are, and how many predictions the server counts.
@@ -93,11 +92,12 @@ class Tasks:
             since: made after this time, as the server writes it.
         """
         while True:
-            filters = [_above(after) if upto is None else _between(after, upto)]
-            filters += [_made_after(since)] if since else []
+            above = where("id", "greater", after) if upto is None else _between(after, upto)
+            # As the server wrote it, so in its zone.
+            made = [when("created_at", "greater", datetime.fromisoformat(since))] if since else []
             # Of a list that has to be in the versions, and is empty, nothing is asked; but then
             # the server fills the column in.
-            answer = self._ask([*filters, _has()], page_size=PAGE, include=_FIELDS)
+            answer = self._ask([above, *made, _has()], page_size=PAGE, include=_FIELDS)
             found = answer["tasks"]
             if not found:
                 return
@@ -112,8 +112,8 @@ class Tasks:
     def read_these(self, numbers: Sequence[int]) -> Iterator[Task]:
         """Yield those of these tasks that are there."""
         for start in range(0, len(numbers), ASKED_AT_ONCE):
-            asked = list(numbers[start : start + ASKED_AT_ONCE])
-            answer = self._ask([_has()], asked, page_size=ASKED_AT_ONCE, include=_FIELDS)
+            asked = numbers[start : start + ASKED_AT_ONCE]
+            answer = self._ask([_has()], numbers=asked, page_size=ASKED_AT_ONCE, include=_FIELDS)
             yield from map(self._task, answer["tasks"])
 
     def worked_on(self, numbers: Sequence[int]) -> dict[int, tuple[str, bool]]:
@@ -123,10 +123,12 @@ class Tasks:
         """
         found = {}
         for start in range(0, len(numbers), ASKED_AT_ONCE):
-            asked = list(numbers[start : start + ASKED_AT_ONCE])
+            asked = numbers[start : start + ASKED_AT_ONCE]
             include = "id,data,annotations,draft_exists"
-            options = {"page_size": ASKED_AT_ONCE, "fields": "all", "include": include}
-            for task in self._ask([], asked, **options)["tasks"]:
+            answer = self._ask(
+                numbers=asked, page_size=ASKED_AT_ONCE, fields="all", include=include
+            )
+            for task in answer["tasks"]:
                 touched = bool(task.get("annotations") or task.get("draft_exists", True))
                 found[int(task["id"])] = (_image_id(task), touched)
         return found
@@ -182,21 +184,6 @@ class Tasks:
         """Remove a prediction."""
         self._client.delete(f"/api/predictions/{number}/")
 
-    def _ask(
-        self, filters: list[_Filter], numbers: list[int] | None = None, **options: Any
-    ) -> dict[str, Any]:
-        query: dict[str, Any] = {"filters": {"conjunction": "and", "items": filters}}
-        if numbers is not None:
-            query["selectedItems"] = {"all": False, "included": numbers}
-        written = json.dumps(query, separators=(",", ":"))
-        fixed = {"project": self._project, "resolve_uri": "false", "query": written}
-        answer = self._client.get("/api/tasks", params=fixed | options)
-        if not isinstance(answer, dict) or "tasks" not in answer:
-            raise LabelStudioError(
-                f"{self._client.url} did not answer with tasks; is it Label Studio 1.20 or later?"
-            )
-        return answer
-
     def _task(self, found: dict[str, Any]) -> Task:
         written = found.get("predictions_model_versions") or ""
         versions = _versions(written)
@@ -227,28 +214,9 @@ def _moment(written: str) -> float:
     return datetime.fromisoformat(written).timestamp() if written else float("-inf")
 
 
-def _above(number: int) -> _Filter:
-    return _filter("id", "greater", "Number", number)
+def _between(after: int, upto: int) -> Filter:
+    return where("id", "in", {"min": after + 1, "max": upto})
 
 
-def _between(after: int, upto: int) -> _Filter:
-    return _filter("id", "in", "Number", {"min": after + 1, "max": upto})
-
-
-def _made_after(written: str) -> _Filter:
-    """A time in a filter is in the server's zone, and must have microseconds."""
-    moment = datetime.fromisoformat(written).replace(tzinfo=None)
-    return _filter("created_at", "greater", "Datetime", f"{moment:%Y-%m-%dT%H:%M:%S.%f}Z")
-
-
-def _has(*versions: str) -> _Filter:
-    return _filter("predictions_model_versions", "contains", "List", list(versions))
-
-
-def _filter(column: str, operator: str, kind: str, value: object) -> _Filter:
-    return {
-        "filter": f"filter:tasks:{column}",
-        "operator": operator,
-        "type": kind,
-        "value": value,
-    }
+def _has(*versions: str) -> Filter:
+    return where("predictions_model_versions", "contains", list(versions), "List")

@@ -35,7 +35,6 @@ class TestFile:
         default = promoted(output)
         assert read_default(output) == default
         assert default.decoding == BEAMS
-        assert default.instead_of == ("old@1", "abc")
         assert json.loads((tmp_path / "out" / "model").read_text()) == {
             "schema_version": 1,
             "model": "gs://bucket/model",

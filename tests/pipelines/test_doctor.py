@@ -13,8 +13,10 @@ import torch
 
 from captioner.contract import Captioner, DecodingConfig, ModelLoadError
 from pipelines.cli import main
+from pipelines.default_model import write_default
 from pipelines.doctor import machine
 from pipelines.doctor.checks import Check, Finding, Mark, failed, ok, refused, run
+from pipelines.output import Output
 from pipelines.storage import StorageError
 from schemas.kinds import FailureKind
 from tests.fakes import FakeCaptioner
@@ -233,6 +235,87 @@ class TestModel:
         found = machine.model("m", "cpu", DecodingConfig(), Future())
         assert found.mark is Mark.WARNING
         assert "says nothing" in found.found
+
+
+BEAMS = DecodingConfig(strategy="beam", beam_size=5)
+
+
+class TestOutputsModel:
+    """Without ``--model`` it is the one that annotate would take."""
+
+    @pytest.fixture
+    def output(self, tmp_path: Path) -> Output:
+        return Output(tmp_path.as_uri())
+
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, DecodingConfig]]:
+        """What is loaded, each as a model ``new@2``."""
+        asked: list[tuple[str, DecodingConfig]] = []
+
+        def load(name: str, device: str, decoding: DecodingConfig) -> FakeCaptioner:
+            asked.append((name, decoding))
+            return FakeCaptioner("new@2", decoding)
+
+        monkeypatch.setattr(machine, "load", load)
+        return asked
+
+    def promote(self, output: Output, model_id: str = "new@2") -> None:
+        write_default(output, "gs://b/model", FakeCaptioner(model_id, BEAMS), ("old@1", "abc"))
+
+    @pytest.mark.parametrize(
+        ("name", "given", "taken"),
+        [
+            (None, DecodingConfig(), ("gs://b/model", BEAMS)),
+            (
+                None,
+                DecodingConfig(precision="float16"),
+                ("gs://b/model", DecodingConfig(precision="float16")),
+            ),
+            ("mine", DecodingConfig(), ("mine", DecodingConfig())),
+        ],
+    )
+    def test_is_loaded_as_it_was_compared_unless_options_say_otherwise(
+        self,
+        output: Output,
+        asked: list[tuple[str, DecodingConfig]],
+        name: str | None,
+        given: DecodingConfig,
+        taken: tuple[str, DecodingConfig],
+    ) -> None:
+        self.promote(output)
+        found = machine.model(name, "cpu", given, Future(), output)
+        assert asked == [taken]
+        assert found.mark is Mark.OK
+        assert found.found.startswith(f"{taken[0]}, new@2, on cpu: loaded")
+
+    def test_there_may_be_none(
+        self, output: Output, asked: list[tuple[str, DecodingConfig]]
+    ) -> None:
+        assert machine.model(None, "cpu", DecodingConfig(), Future(), output).mark is Mark.OK
+        assert asked == [("embedded", DecodingConfig())]
+
+    @pytest.mark.usefixtures("asked")
+    def test_another_one_in_its_place(self, output: Output) -> None:
+        self.promote(output, "old@2")
+        loaded: Future[Captioner] = Future()
+        assert machine.model(None, "cpu", DecodingConfig(), loaded, output) == failed(
+            "gs://b/model is now new@2, but the output's model is old@2, as it was compared",
+            "put that back, or name a --model",
+        )
+        assert isinstance(loaded.exception(timeout=0), ModelLoadError)
+
+    def test_a_damaged_file_is_found(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "model").write_text("{")
+        assert main(["doctor", "--output", str(tmp_path)]) == 1
+        said = capsys.readouterr().out.splitlines()
+        (at,) = (number for number, line in enumerate(said) if line.startswith("FAILED"))
+        wrong = (
+            f"FAILED       model: {tmp_path.as_uri()}/model is not what captioner promote writes"
+        )
+        assert said[at].startswith(wrong)
+        assert said[at + 1] == "             -> put back a copy of it, or remove it"
 
 
 class TestCommand:

@@ -106,6 +106,32 @@ def test_help_groups_options_by_what_they_are_for(capsys):
     assert places == sorted(places)
 
 
+@pytest.mark.parametrize(
+    ("command", "url", "title"),
+    [
+        (["annotate"], "push the queue to", "made if there is none of that title"),
+        (["review", "push"], "push the queue to", "made if there is none of that title"),
+        (["review", "init"], "make the project in", "made if there is none of that title"),
+        (["review", "pull"], "read from", "its title"),
+        (["review", "status"], "read from", "its title"),
+        (["doctor"], "look at", "its title; it is not made"),
+        (["promote"], "have captions compared in", "that of the reviews"),
+    ],
+)
+def test_help_says_what_a_command_does_with_label_studio(capsys, command, url, title):
+    with pytest.raises(SystemExit):
+        parse([*command, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"--label_studio_url URL {url} this Label Studio (default: " in text
+    assert f"--label_studio_project TITLE {title} (default: Captions to review)" in text
+
+
+@pytest.mark.parametrize("command", ["annotate", "doctor"])
+def test_no_model_is_named_where_the_output_may_name_one(command):
+    given = ["--input", "in"] if command == "annotate" else []
+    assert parse([command, *given, "--output", "out"])[0].model is None
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit):
         parse(["--version"])

@@ -274,7 +274,8 @@ class TestImages:
     def test_that_the_candidate_has_learned_from_do_not_count(self, world: World, capsys):
         world.candidate = FakeCaptioner("new@2")
         ids = [row["image_id"] for row in rows(world.output)]
-        (world.folder / "model" / "reviews.json").write_text(json.dumps({"images": ids[:15]}))
+        learned = {"version": "0123456789ab", "captions": 15, "images": ids[:15]}
+        (world.folder / "model" / "reviews.json").write_text(json.dumps(learned))
         assert world.promote(url="http://127.0.0.1:9") == 0
         told = capsys.readouterr()
         assert "15 of 24 audited images are left out: a model has learned from" in told.err
@@ -282,7 +283,8 @@ class TestImages:
 
     def test_none_is_left(self, world: World, capsys):
         ids = [row["image_id"] for row in rows(world.output)]
-        (world.folder / "model" / "reviews.json").write_text(json.dumps({"images": ids}))
+        learned = {"version": "0123456789ab", "captions": len(ids), "images": ids}
+        (world.folder / "model" / "reviews.json").write_text(json.dumps(learned))
         assert world.promote(url="http://127.0.0.1:9") == 1
         assert "no audited image that neither model has learned from" in capsys.readouterr().err
 

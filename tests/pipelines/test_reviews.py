@@ -11,7 +11,7 @@ from pipelines import reviews, storage
 from pipelines.commit import recover
 from pipelines.labelstudio.review_rows import ReviewedTask
 from pipelines.output import Output
-from pipelines.reviews import ImageSizes, Merge, Merged, PullState
+from pipelines.reviews import Changes, ImageSizes, PullState, ReviewUpdate
 from tests.pipelines.helpers import rows
 from tests.pipelines.planned import add, captions
 
@@ -45,8 +45,8 @@ def read(task: int, *found: dict[str, Any], made: datetime = MADE, **more: Any) 
     return ReviewedTask(task, made, IMAGES[task % 10], found, **more)
 
 
-def merge(output: Output, *tasks: ReviewedTask, write: bool = True) -> Merged:
-    merging = Merge(output, write)
+def merge(output: Output, *tasks: ReviewedTask, write: bool = True) -> Changes:
+    merging = ReviewUpdate(output, write)
     for task in tasks:
         merging.replace([task])
     return merging.finish()
@@ -64,7 +64,7 @@ def files(output: Output) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-class TestMerge:
+class TestReviewUpdate:
     def test_new_reviews_are_added(self, output: Output):
         merged = merge(output, read(1, row(1), row(1, "edited", reviewer="bob")), read(2, row(2)))
         assert (dict(merged.added), merged.removed, merged.same) == (
@@ -152,7 +152,7 @@ class TestMerge:
 
     def test_a_task_that_is_read_twice_counts_once(self, output: Output):
         merge(output, read(1, row(1)))
-        merging = Merge(output)
+        merging = ReviewUpdate(output)
         merging.replace([read(1, row(1), row(1, reviewer="bob"))])
         merging.replace([read(1)])  # Its annotations were deleted between two pages.
         assert merging.finish().added == {"accepted": 1}
@@ -167,7 +167,7 @@ class TestMerge:
 
     def test_rows_fill_files_of_bounded_size(self, output: Output, monkeypatch):
         monkeypatch.setattr(reviews, "FILE_ROWS", 10)
-        merging = Merge(output)
+        merging = ReviewUpdate(output)
         for start in range(0, 100, 5):
             merging.replace([read(task, row(task)) for task in range(start, start + 5)])
             assert sum(table.num_rows for table in merging._waiting) < 10

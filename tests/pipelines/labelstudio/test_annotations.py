@@ -1,6 +1,7 @@
 """Reading annotations from a real Label Studio: all of them, once, and what changed since."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -8,9 +9,11 @@ import pytest
 
 from pipelines.labelstudio import annotations as annotations_module
 from pipelines.labelstudio import config
-from pipelines.labelstudio.annotations import Annotations, ReviewProject, review_project
+from pipelines.labelstudio.annotations import Annotations, review_project
 from pipelines.labelstudio.client import Client, LabelStudioError
+from pipelines.labelstudio.tasks import Tasks
 from tests.pipelines.labelstudio.conftest import Queue
+from tests.pipelines.labelstudio.proxy import Proxy
 from tests.pipelines.labelstudio.reviewing import (
     change,
     delete,
@@ -30,11 +33,11 @@ def client(queue: Queue) -> Iterator[Client]:
 
 
 def opened(client: Client, queue: Queue) -> Annotations:
-    return Annotations(client, review_project(client, queue.title))
+    return Annotations(client, review_project(client, queue.title).id)
 
 
 def of_no_project(client: Client) -> Annotations:
-    return Annotations(client, ReviewProject(0, "review", "", frozenset()))
+    return Annotations(client, 0)
 
 
 def ids(tasks: Any) -> list[int]:
@@ -153,6 +156,21 @@ class TestReading:
         delete(queue, f"/api/tasks/{numbers[2]}/")
         assert reading.missing([*numbers, 10**12]) == 2
         assert reading.tasks() == 4
+
+    @pytest.mark.parametrize("answer", [b"[]", b'{"results": []}'])
+    def test_a_server_that_answers_with_something_else(
+        self, queue: Queue, proxy: Proxy, answer: bytes
+    ) -> None:
+        fill(queue, 0)
+        number = queue.project()["id"]
+        proxy.answers["/api/tasks"] = answer
+        with Client(replace(queue.settings, url=proxy.url)) as client:
+            for reading in (
+                Annotations(client, number).tasks,
+                Tasks(client, number).read().__next__,
+            ):
+                with pytest.raises(LabelStudioError, match="did not answer with tasks; is it "):
+                    reading()
 
     def test_reviewers_by_number(self, client: Client, queue: Queue) -> None:
         user = new_user(queue)

@@ -70,6 +70,30 @@ class TestProject:
         assert project["maximum_annotations"] == 1
         assert project["show_collab_predictions"] is False
 
+    def test_one_that_label_studio_makes_twice_is_there_once(
+        self, client: Client, queue: Queue, monkeypatch: pytest.MonkeyPatch
+    ):
+        post = Client.post
+
+        def carried_out_again(client: Client, path: str, **options: Any) -> Any:
+            if path == "/api/projects":  # as on SQLite whose database was locked
+                post(client, path, **options)
+            return post(client, path, **options)
+
+        monkeypatch.setattr(Client, "post", carried_out_again)
+        address = ComparingProject(client, queue.title).address
+        assert address == f"{queue.server.url}/projects/{queue.project()['id']}/data"
+
+    @pytest.mark.parametrize("fault", ["lose_answers", "carry_out_late"])
+    def test_one_whose_making_was_not_answered(
+        self, queue: Queue, proxy: Proxy, no_waiting: None, fault: str
+    ):
+        settings = LabelStudioSettings(proxy.url, queue.title, Token(queue.server.token))
+        getattr(proxy, fault)("POST", "/api/projects", 1)
+        with Client(settings) as client:
+            address = ComparingProject(client, queue.title).address
+        assert address == f"{proxy.url}/projects/{queue.project()['id']}/data"
+
     def test_one_for_reviews_is_refused(self, client: Client, queue: Queue):
         open_project(client, queue.title)
         with pytest.raises(OtherConfigError) as raised:

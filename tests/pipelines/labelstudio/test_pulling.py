@@ -92,7 +92,7 @@ class TestRows:
         queue.post(f"/api/tasks/{tasks[5]['id']}/drafts", draft)
         pulled = run(queue, output)
 
-        assert (pulled.tasks, pulled.merged.added.total(), pulled.since) == (5, 6, None)
+        assert (pulled.tasks, pulled.changes.added.total(), pulled.since) == (5, 6, None)
         assert (pulled.damaged, pulled.unknown, pulled.missing, pulled.elsewhere) == ([], [], 0, 0)
         numbers = [task["id"] for task in tasks]
         found = {(row["task_id"], row["reviewer"]): row for row in rows(output, "reviews")}
@@ -175,7 +175,7 @@ class TestWhatIsThereNow:
         before = files(output)
         assert len(before) == 4  # captions, reviews, current.json and how far it was read
         pulled = run(queue, output)
-        assert (pulled.merged.changed, pulled.merged.same) == (False, 3)
+        assert (pulled.changes.changed, pulled.changes.same) == (False, 3)
         assert files(output) == before
 
     def test_changed_withdrawn_and_deleted(self, queue: Queue, output: Output) -> None:
@@ -190,9 +190,9 @@ class TestWhatIsThereNow:
         looked = run(queue, output, write=False)
         assert len(said(output)) == 4
         pulled = run(queue, output)
-        assert looked.merged == pulled.merged
-        assert pulled.merged.added == {"edited": 1, "rejected": 1}
-        assert pulled.merged.removed == {"accepted": 2}
+        assert looked.changes == pulled.changes
+        assert pulled.changes.added == {"edited": 1, "rejected": 1}
+        assert pulled.changes.removed == {"accepted": 2}
         assert pulled.missing == 1
         assert said(output) == [
             (numbers[0], "edited"),

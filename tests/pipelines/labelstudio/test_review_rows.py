@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from pipelines.labelstudio.items import model_version
 from pipelines.labelstudio.push import ReviewItem
 from pipelines.labelstudio.review_rows import (
     ReviewedTask,
     ReviewReader,
-    model_version,
     same_text,
     verdict_of,
 )
@@ -278,4 +278,4 @@ class TestNotTaken:
 
 def test_a_model_version_is_what_a_push_writes():
     item: ReviewItem = make_item(1, model_id="a,b@1", decoding="2")
-    assert model_version(item.model_id, item.decoding) == item.model_version
+    assert model_version(item.model_id, item.decoding) == item.model_version == "a_b@1/2"
