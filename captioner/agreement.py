@@ -1,20 +1,18 @@
 """How much the heads doubt what a caption names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from functools import lru_cache
 
-from captioner.annotations import Label
 from captioner.heads.config import HeadsConfig
 
 
-def heads_disagree(caption: str, likely: Iterable[Label], config: HeadsConfig) -> float:
+def heads_disagree(caption: str, likely: Mapping[str, float], config: HeadsConfig) -> float:
     """Return how unlikely the heads find what they doubt most of all that the caption names.
 
-    That is 1 less the least of the probabilities of the classes that it names, of each that of the
-    head that is surest of it: 0 where the heads are sure of all, or it names none; 1 where they are
-    sure that one is not there. It knows no threshold, so that the last digits of a probability
-    change only its own.
+    That is 1 less the least of the probabilities of the classes that it names: 0 where the heads
+    are sure of all, or it names none; 1 where they are sure that one is not there. It knows no
+    threshold, so that the last digits of a probability change only its own.
 
     A class is named by its own name, whole words, in whatever case, also with an ``s`` or ``es``
     at its end; of names of several words that hold each other, the longest counts. What is no class
@@ -22,13 +20,13 @@ def heads_disagree(caption: str, likely: Iterable[Label], config: HeadsConfig) -
 
     Args:
         caption: the text.
-        likely: how likely the heads find classes; 0 of a class that is not there.
+        likely: probabilities of classes by their names, as ``Heads.likely`` tells; 0 of one that it
+            does not hold.
         config: of the heads.
     """
     surest: dict[str, float] = {}
-    for label in likely:
-        name = _folded(label.name)
-        surest[name] = max(label.probability, surest.get(name, 0.0))
+    for name, probability in likely.items():
+        surest[_folded(name)] = max(probability, surest.get(_folded(name), 0.0))
     named = {_folded(match[1]) for match in _names(_classes(config)).finditer(caption)}
     return 1.0 - min((surest.get(name, 0.0) for name in named), default=1.0)
 

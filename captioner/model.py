@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captioner.agreement import heads_disagree
-from captioner.annotations import Annotations, ClassNames, Label
+from captioner.annotations import Annotations, ClassNames
 from captioner.contract import (
     EXTRAS,
     OF_BEAMS,
@@ -355,9 +355,9 @@ class AttentionCaptioner:
             return [None] * len(geometries)
         return self.model.heads.annotations(said, geometries)
 
-    def _likely(self, said: HeadOutputs | None, count: int) -> Sequence[tuple[Label, ...]]:
+    def _likely(self, said: HeadOutputs | None, count: int) -> Sequence[dict[str, float]]:
         if said is None or self.model.heads is None:
-            return [()] * count
+            return [{}] * count
         return self.model.heads.likely(said)
 
     def _told(self, memory: Tensor, decoded: Sequence[Decoded]) -> list[dict[str, float]]:
@@ -385,7 +385,7 @@ class AttentionCaptioner:
         decoded: Decoded,
         places: Tensor,
         found: Annotations | None,
-        likely: tuple[Label, ...],
+        likely: dict[str, float],
         told: dict[str, float],
     ) -> Caption:
         tokens = self._spelt(decoded.tokens)
@@ -406,7 +406,7 @@ class AttentionCaptioner:
             annotations=found,
         )
 
-    def _agreement(self, text: str, likely: tuple[Label, ...]) -> dict[str, float]:
+    def _agreement(self, text: str, likely: dict[str, float]) -> dict[str, float]:
         heads = self.model.config.heads
         return {} if heads is None else {"heads_disagree": heads_disagree(text, likely, heads)}
 

@@ -1,9 +1,9 @@
 """All heads of one encoder."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from captioner.annotations import Annotations, Box, Label, Mask
@@ -114,26 +114,35 @@ class Heads(nn.Module):
         )
         return [Annotations(labels, boxes, masks) for labels, boxes, masks in columns]
 
-    def likely(self, outputs: HeadOutputs) -> list[tuple[Label, ...]]:
-        """Say of each image how likely heads find classes, below thresholds, too.
+    def likely(self, outputs: HeadOutputs) -> list[dict[str, float]]:
+        """Say of each image how likely the heads find classes, below thresholds, too.
 
-        Masks tell only of classes that neither labels nor boxes have: to bring logits of each pixel
-        to probabilities takes long.
+        A class that both labels and boxes have is as likely as the surer of them says. Masks tell
+        only of classes that neither has: to bring logits of pixels to probabilities takes long.
 
         Args:
             outputs: of ``forward``, of one head or more.
+
+        Returns:
+            Probabilities by name of the class, of each image.
         """
-        columns: list[list[tuple[Label, ...]]] = []
-        told: set[str] = set()
-        for name, said in outputs._asdict().items():
+        names: list[str] = []
+        columns: list[Tensor] = []
+        for head, said in outputs._asdict().items():
             if said is None:
                 continue
-            classes = getattr(self.config, name).classes
-            if name != "masks" or not told.issuperset(classes):
-                told.update(classes)
-                rows = said.anywhere().tolist()
-                columns.append([tuple(map(Label, classes, row)) for row in rows])
-        return [tuple(chain.from_iterable(row)) for row in zip(*columns, strict=True)]
+            classes = getattr(self.config, head).classes
+            kept = [n for n, c in enumerate(classes) if head != "masks" or c not in names]
+            if kept:
+                names.extend(classes[number] for number in kept)
+                columns.append(said.anywhere()[:, kept])
+        found: list[dict[str, float]] = []
+        for row in torch.cat(columns, 1).tolist():
+            surest: dict[str, float] = {}
+            for name, probability in zip(names, row, strict=True):
+                surest[name] = max(probability, surest.get(name, 0.0))
+            found.append(surest)
+        return found
 
     def _labels(
         self, said: Classified | None, score_threshold: float | None

@@ -58,8 +58,9 @@ _ANY_SIZE = 100
 _WORDS = ("words", "vocabulary_size", "min_frequency", "punctuation")
 _OF_START = (
     *("encoder", "image_size", "decoder", "decoder_settings", "languages"),
-    *("words", "vocabulary_size", "punctuation"),
+    *("words", "vocabulary_size", "punctuation", "gate"),
 )
+"""What the model to start from decides."""
 _NOT_OF_SCENES = (
     *_WORDS,
     "images",
@@ -98,6 +99,7 @@ def assemble(options: TrainingOptions) -> TrainingRun:
     output.mkdir(parents=True, exist_ok=True)
     settings = options.settings()
     if start is not None:
+        settings = {name: value for name, value in settings.items() if name not in _OF_START}
         settings["start_from"] = start.model_id
     material: Material
     learned = None
@@ -156,13 +158,26 @@ def _scenes(options: TrainingOptions, count: int, start: Start | None) -> SceneM
             f"the words of {start.model_id} are not those of drawn scenes in "
             f"{' and '.join(material.languages)}; start from a model that was trained on scenes"
         )
+    if start is not None:
+        _check_classes_of_scenes(options.tasks, start, material.classes)
     return material
+
+
+def _check_classes_of_scenes(tasks: Sequence[str], start: Start, classes: ClassNames) -> None:
+    """Check that heads number classes as the targets of scenes do."""
+    for name in tasks:
+        own = getattr(start.model.config.heads, name, None)
+        if own is not None and own.classes != getattr(classes, name):
+            raise ValueError(
+                f"the {name} of {start.model_id} are not those of drawn scenes; leave them out of "
+                "the tasks, or start from a model that was trained on scenes"
+            )
 
 
 def _examples(options: TrainingOptions, output: Path, start: Start | None) -> ExampleMaterial:
     if options.languages:
         raise ValueError("languages are given, but they are for scenes; leave them out")
-    training, validation = _split(options)
+    training, validation = _split(options, start)
     named = {options.data, options.validation or options.data}
     spared = frozenset[str]().union(*map(audited_images, named))
     good, bad = check(training, threads=options.threads, spared=spared)
@@ -201,7 +216,7 @@ def _examples(options: TrainingOptions, output: Path, start: Start | None) -> Ex
     )
 
 
-def _split(options: TrainingOptions) -> tuple[list[Example], list[Example]]:
+def _split(options: TrainingOptions, start: Start | None) -> tuple[list[Example], list[Example]]:
     """Return what to train on, and what to score on."""
     splits = splits_of(options.data)
     training = _read(options, splits.get("train", options.data))
@@ -221,7 +236,8 @@ def _split(options: TrainingOptions) -> tuple[list[Example], list[Example]]:
             "data; name their validation, too"
         )
     else:
-        training, validation = _hold_back(training, options.config.seed)
+        learned = start.learned.images if start is not None and start.learned else ()
+        training, validation = _hold_back(training, options.config.seed, frozenset(learned))
     return training, _with_words(validation)
 
 
@@ -253,15 +269,23 @@ def _read_near(data: str, images: str | None, *, annotated: bool) -> list[Exampl
         return read_examples(data, images, annotated=annotated, spare_audit=True)
 
 
-def _hold_back(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
+def _hold_back(
+    examples: Sequence[Example], seed: int, learned: Collection[str]
+) -> tuple[list[Example], list[Example]]:
+    """Hold some back, of those that the model to start from has not learned from if there are."""
     if len(examples) < 2:
         raise DataError("there is one image; give at least two: one is held back to score on")
     count = min(_MOST_HELD_BACK, max(1, round(_HELD_BACK * len(examples))))
     order = np.random.default_rng(seed).permutation(len(examples)).tolist()
     # One of those with captions at least: without any nothing can be scored.
+    order.sort(key=lambda number: examples[number].image_id in learned)
     first = next((number for number in order if examples[number].captions), order[0])
     held = set(sorted(order, key=lambda number: number != first)[:count])
     logger.info("%d of %d images are held back to score on", count, len(examples))
+    if known := sum(examples[number].image_id in learned for number in held):
+        logger.warning(
+            "the model to start from has learned from %d of these: scores are too good", known
+        )
     return (
         [example for number, example in enumerate(examples) if number not in held],
         [example for number, example in enumerate(examples) if number in held],

@@ -9,7 +9,7 @@ from captioner.training.config import TrainingConfig
 from captioner.training.tasks import TaskConfig
 
 _ELSEWHERE = frozenset(["output", "device", "threads", "start_from"])
-"""What the result does not depend on."""
+"""What the result does not depend on; and what names a folder where its model's id tells more."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ class Start:
         return extended
 
     def heads(self, wanted: HeadsConfig | None) -> HeadsConfig | None:
-        """Return the heads to train: the model's own where they tell the same classes.
+        """Return the heads to train: the model's own where they tell all classes of the data.
 
         Args:
             wanted: what the data and the options ask for.
@@ -62,10 +62,10 @@ class Start:
                     "them among the tasks to keep them",
                     *(name, self.model_id),
                 )
-            elif part is not None and own is not None and own.classes == part.classes:
+            elif part is not None and own is not None and set(part.classes) <= set(own.classes):
                 asked[name] = own
             elif part is not None:
-                logger.info("the %s are learned from nothing", name)
+                logger.warning("the %s are learned from nothing: %s", name, _why(own, part))
         return HeadsConfig(**asked) if any(asked.values()) else None
 
     def build(
@@ -94,6 +94,13 @@ class Start:
     def _keeps(self, name: str, heads: HeadsConfig | None) -> bool:
         part = getattr(heads, name, None)
         return part is not None and part == self._own_head(name)
+
+
+def _why(own: Any, wanted: Any) -> str:
+    if own is None:
+        return "the model to start from has no such head"
+    new = sorted(set(wanted.classes) - set(own.classes))
+    return f"the head of the model to start from has no {new[0]!r}"
 
 
 def _take_over(weight: torch.Tensor, known: torch.Tensor) -> None:

@@ -328,7 +328,7 @@ class TestFound:
 
 
 class TestLikely:
-    def test_each_head_tells_of_each_class_where_it_is_likeliest(self):
+    def test_the_surest_head_tells_of_each_class_where_it_is_likeliest(self):
         heads = heads_of(grid())
         three, ninth = math.log(3), math.log(9)
         outputs = HeadOutputs(
@@ -346,20 +346,26 @@ class TestLikely:
         )
         pixels = outputs._replace(labels=None, boxes=None)
         for told, wanted in (
-            (outputs, [[0.5, 0.25, 0.75, 0.5], [0.75, 0.0, 0.9, 0.25]]),
+            (outputs, [[0.75, 0.5], [0.9, 0.25]]),
+            (outputs._replace(boxes=None), [[0.5, 0.25], [0.75, 0.0]]),
             (pixels, [[0.5, 0.0], [1 / 3, 1 / 3]]),
         ):
-            found = heads.likely(told)
-            for row, probabilities in zip(found, wanted, strict=True):
-                assert [label.name for label in row] == [*NAMES] * (len(probabilities) // 2)
-                assert [one.probability for one in row] == pytest.approx(probabilities, abs=1e-6)
+            for row, probabilities in zip(heads.likely(told), wanted, strict=True):
+                assert tuple(row) == NAMES
+                assert [*row.values()] == pytest.approx(probabilities, abs=1e-6)
 
     def test_masks_tell_of_classes_that_only_they_have(self):
         encoder = grid().eval()
         labels, masks = ClassifierConfig(classes=NAMES), SegmenterConfig(classes=(*NAMES, "sky"))
         heads = Heads(HeadsConfig(labels=labels, masks=masks), encoder).eval()
-        found = heads.likely(said(heads, encoder, pictures(encoder)))
-        assert [[label.name for label in row] for row in found] == [[*NAMES, *NAMES, "sky"]] * 2
+        outputs = said(heads, encoder, pictures(encoder))
+        pixels = outputs.masks.logits.detach().softmax(1)
+        for likely, logits, sky in zip(
+            heads.likely(outputs), outputs.labels.logits, pixels[:, -1], strict=True
+        ):
+            assert tuple(likely) == (*NAMES, "sky")
+            assert [likely[name] for name in NAMES] == pytest.approx(logits.sigmoid().tolist())
+            assert likely["sky"] == pytest.approx(float(sky.max()))
 
     def test_it_is_what_annotations_tell_of_above_no_threshold(self):
         encoder = grid().eval()
@@ -367,15 +373,18 @@ class TestLikely:
         outputs = said(heads, encoder, pictures(encoder))
         found = heads.annotations(outputs, [Geometry(32, 32, 1, 1)] * 2, score_threshold=0.0)
         for likely, one in zip(heads.likely(outputs), found, strict=True):
-            assert set(likely[:2]) == set(one.labels)
-            boxes = {label.name: label.probability for label in likely[2:4]}
-            assert boxes[one.boxes[0].name] == pytest.approx(one.boxes[0].probability)
+            for label in (*one.labels, one.boxes[0]):
+                assert likely[label.name] >= label.probability - 1e-6
+            surest = max(one.labels[0].probability, one.boxes[0].probability)
+            assert max(likely.values()) == pytest.approx(surest)
 
     def test_heads_that_are_left_out_tell_nothing(self):
         encoder = vit().eval()
         heads = Heads(HeadsConfig(labels=ClassifierConfig(classes=NAMES)), encoder)
-        found = heads.likely(said(heads, encoder, pictures(encoder)))
-        assert [[label.name for label in row] for row in found] == [[*NAMES]] * 2
+        outputs = said(heads, encoder, pictures(encoder))
+        wanted = outputs.labels.logits.sigmoid().tolist()
+        for likely, probabilities in zip(heads.likely(outputs), wanted, strict=True):
+            assert [*likely.values()] == pytest.approx(probabilities)
 
 
 def test_heads_that_are_left_out_say_nothing():

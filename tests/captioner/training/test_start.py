@@ -7,13 +7,15 @@ import torch
 
 from captioner.annotations import ClassNames
 from captioner.contract import ModelLoadError
+from captioner.heads import HeadsConfig
 from captioner.loading import load
 from captioner.model import AttentionCaptioner
 from captioner.scenes import render, sample
-from captioner.training.assemble import assemble, heads_config
+from captioner.training.assemble import _hold_back, assemble, heads_config
 from captioner.training.config import TrainingConfig
 from captioner.training.learned import LEARNED, images_learned
 from captioner.training.options import TrainingOptions
+from captioner.training.sources import Example
 from captioner.training.start import start_from
 from captioner.training.state import StateError
 from tests.annotated import write_image_folder
@@ -62,6 +64,10 @@ def kayaks(tmp_path) -> str:
         rows.append(json.dumps({"file_name": f"{number}.png", "caption": caption}))
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     return str(folder)
+
+
+def names_of(heads: HeadsConfig) -> ClassNames:
+    return ClassNames(heads.labels.classes, heads.boxes.classes, heads.masks.classes)
 
 
 def said(captioner: AttentionCaptioner) -> list[tuple[str, tuple[float, ...]]]:
@@ -132,10 +138,31 @@ class TestStart:
         assert all(name.startswith("heads.boxes.") for name in moved)
         assert "heads.boxes.enter.weight" in moved
 
+    def test_a_head_is_kept_where_the_data_has_fewer_classes_in_another_order(self, trained):
+        start = start_from(trained)
+        kept = start.model.config.heads
+        fewer = ClassNames(*(classes[:0:-1] for classes in vars(names_of(kept)).values()))
+        assert start.heads(heads_config(ALL, fewer, start.model.encoder)) == kept
+
+    def test_images_that_it_has_not_learned_from_are_scored_on(self, caplog):
+        examples = [Example(f"file:///{n}.png", ("a",), image_id=f"{n}") for n in range(40)]
+        fresh = {"3", "17"}
+        learned = frozenset(one.image_id for one in examples) - fresh
+        for seed in range(5):
+            training, held = _hold_back(examples, seed, learned)
+            assert {one.image_id for one in held} == fresh
+            assert len(training) == 38
+        assert not caplog.records
+        _, held = _hold_back(examples, 0, learned | {"3"})
+        assert len(held) == 2
+        assert "17" in {one.image_id for one in held}
+        assert "has learned from 1 of these" in caplog.text
+
     def test_another_start_is_another_training(self, annotated, trained, tmp_path):
         assemble(options(annotated, tmp_path, start_from=trained)).run()
         card = (tmp_path / "last" / "README.md").read_text()
         assert f"- start_from: {load(trained).model_id}\n" in card
+        assert "- encoder: grid\n" not in card
         with pytest.raises(StateError, match="start_from"):
             assemble(options(annotated, tmp_path, start_from=str(tmp_path / "last")))
 
@@ -152,9 +179,13 @@ class TestStart:
     def test_scenes_from_the_embedded_model(self, tmp_path):
         small = TrainingConfig(epochs=1, batch_size=8, thaw="all")
         run = assemble(
-            options("scenes:8", tmp_path, start_from="embedded", config=small, threads=1)
+            options("scenes:8", tmp_path, start_from="embedded", config=small, threads=1, tasks=ALL)
         )
         assert run._material.tokenizer.languages == ("en", "zh")
+        model, known = run.trainer.average.model, load("embedded", device="cpu").model
+        assert model.config.heads == known.config.heads
+        weights = known.state_dict()
+        assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
 
 
 class TestBadInput:
@@ -168,6 +199,7 @@ class TestBadInput:
             ({"words": "byte_pair"}, "words is 'byte_pair'"),
             ({"punctuation": False}, "punctuation is False"),
             ({"data": "scenes:8", "languages": ("en",)}, "languages is"),
+            ({"tasks": ALL, "gate": False}, "gate is False"),
         ],
     )
     def test_what_the_model_decides_is_refused(
