@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -60,13 +61,16 @@ class Pushed:
         )
 
 
-def write_output(folder: Path, uris: list[str], model_id: str) -> Output:
+def write_output(
+    folder: Path, uris: list[str], model_id: str, image_ids: Sequence[str] = ()
+) -> Output:
     """Write captions of images, all of them queued."""
+    image_ids = image_ids or [hashlib.sha256(uri.encode()).hexdigest() for uri in uris]
     output = Output(folder.as_uri())
     confidence = np.random.default_rng(0).random(len(uris))
     rows = [
         {
-            "image_id": hashlib.sha256(uri.encode()).hexdigest(),
+            "image_id": image_ids[number],
             "uri": uri,
             "uri_version": "generation:1",
             "width": 640,
@@ -161,7 +165,8 @@ def measure_previews(folder: Path, running: server.Server, count: int) -> None:
         noise = Image.fromarray(draw.integers(0, 256, (30, 40, 3), np.uint8))
         noise.resize((640, 480)).save(images / f"{number}.jpg")
     uris = [path.as_uri() for path in sorted(images.iterdir())]
-    output = write_output(folder / "output-previews", uris, "first")
+    ids = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(images.iterdir())]
+    output = write_output(folder / "output-previews", uris, "first", ids)
     print(push(output, running, "previews").line("first, with previews", count), flush=True)
 
 

@@ -18,7 +18,7 @@ from captioner.evaluation.agreement import (
     edit_distances,
     figures,
 )
-from pipelines.commands import CommandError, none_of_kind, output_of, uri_of
+from pipelines.commands import CommandError, UsageError, none_of_kind, output_of, uri_of
 from pipelines.committed import oldest_first
 from pipelines.options import EXIT_DONE
 from pipelines.output import Output
@@ -64,7 +64,7 @@ def agreement(args: argparse.Namespace) -> int:
 
     Raises:
         CommandError: if there are no reviews.
-        UsageError: if there are none of what the options name.
+        UsageError: if there are no captions either, or no reviews of what the options name.
     """
     output = output_of(args.output)
     report = uri_of("--report", args.report) if args.report else None
@@ -91,7 +91,7 @@ def read_reviews(
 
     Raises:
         CommandError: if the output has no reviews.
-        UsageError: if it has none of that model or decoding.
+        UsageError: if it has no captions either, or no reviews of that model or decoding.
         OutputError: if a file is damaged, or a review has a verdict that there is not.
     """
     parts = [part for _, part in output.tables("reviews", _OF_REVIEWS)]
@@ -120,6 +120,8 @@ def _refuse(
     output: Output, rows: Sequence[_Row], model_id: str | None, decoding: str | None
 ) -> None:
     if not rows:
+        if not output.current().of("captions"):
+            raise UsageError(f"{output.uri} holds no captions; run captioner annotate first")
         raise CommandError(
             f"{output.uri} holds no reviews. Send captions to reviewers (captioner review push "
             f"{output.uri}), and bring back what they said (captioner review pull {output.uri})"

@@ -1,17 +1,14 @@
 """The console script ``captioner``: errors that people can act on, and the exit status."""
 
 import argparse
+import atexit
 import logging
 import os
 import sys
-import threading
 import warnings
 from collections.abc import Sequence
 
 from pipelines.options import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, parse
-
-_MAY_HANG = ("read", "beam", "doctor")
-"""How threads are called that may hang: in a read, a pipeline that was cut short, or a check."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,11 +90,12 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
 def run() -> None:
     """Run as a program."""
     status = main()
+    atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    if any(thread.name.startswith(_MAY_HANG) for thread in threading.enumerate()):
-        os._exit(status)  # Python would wait for it forever
-    sys.exit(status)
+    # Python would wait for ever for a thread that hangs in a read, and native libraries have been
+    # seen to abort while they were taken down: neither may change the status of what is done.
+    os._exit(status)
 
 
 if __name__ == "__main__":

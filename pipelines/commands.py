@@ -2,7 +2,7 @@
 
 import argparse
 import io
-import shlex
+import os
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from typing import Any
@@ -17,6 +17,7 @@ from pipelines.committed import captions_by_model
 from pipelines.compact import compact
 from pipelines.labelstudio.client import LabelStudioSettings
 from pipelines.local import opened
+from pipelines.next_command import push_command
 from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
 from pipelines.output import Output, new_run_id
 from pipelines.planning import ReviewRules, RulesError, plan_review
@@ -53,11 +54,13 @@ def output_of(text: str) -> Output:
     """Return the output that a user named.
 
     Raises:
-        UsageError: if that is no folder that can be written.
+        UsageError: if that is no folder that can be written, or a local file.
     """
     uri = uri_of("--output", text)
     if uri.partition("://")[0] in ("zip", "tar", "http", "https"):
         raise UsageError(f"--output {redact(text)!r} cannot be written; name a folder or a bucket")
+    if storage.protocol_of(uri) == "file" and os.path.isfile(storage.local_path(uri)):
+        raise UsageError(f"{redact(text)!r} is a file, not a folder; name the folder of an output")
     return Output(uri if uri.endswith("://") else uri.rstrip("/"))
 
 
@@ -170,17 +173,14 @@ def label_studio_settings(
     return replace(review, label_studio_project=title or review.label_studio_project).settings()
 
 
-def label_studio_flags(args: argparse.Namespace) -> list[str]:
-    """Return the options that say where Label Studio is, for a command that comes next."""
-    flags = ["--label_studio_url", args.label_studio_url]
-    flags += ["--label_studio_project", args.label_studio_project]
-    if args.label_studio_token_file:
-        flags += ["--label_studio_token_file", args.label_studio_token_file]
-    return flags
+def say_pushed(pushed: dict[str, Any], args: argparse.Namespace, again: str) -> None:
+    """Say what a push did, and how to go on if it did not finish.
 
-
-def say_pushed(output: Output, pushed: dict[str, Any], args: argparse.Namespace) -> None:
-    """Say what a push did, and how to go on if it did not finish."""
+    Args:
+        pushed: what it did.
+        args: options that say where Label Studio is.
+        again: the command that sends the rest.
+    """
     for uri, why in pushed["failed"]:
         say(f"not pushed: {uri}: {why}")
     for note in pushed["notes"]:
@@ -193,9 +193,8 @@ def say_pushed(output: Output, pushed: dict[str, Any], args: argparse.Namespace)
             f"there before, in project {args.label_studio_project!r} at {args.label_studio_url}"
         )
         return
-    command = ["captioner", "review", "push", output.uri, *label_studio_flags(args)]
     say("The captions are committed and the queue is kept. Send the rest later with:")
-    say(f"  {shlex.join(command)}")
+    say(f"  {again}")
 
 
 def review_push(args: argparse.Namespace) -> int:
@@ -214,7 +213,9 @@ def review_push(args: argparse.Namespace) -> int:
             *kind,
             lambda: load_for_queue(output, args.model, args.device, *kind),
         )
-    say_pushed(output, {**vars(pushed), "finished": pushed.finished}, args)
+    ways = {"model": args.model, "device": args.device, "model_id": kind[0], "decoding": kind[1]}
+    again = push_command(output.uri, args, **ways)
+    say_pushed({**vars(pushed), "finished": pushed.finished}, args, again)
     return EXIT_DONE if pushed.finished else EXIT_NOT_PUSHED
 
 

@@ -37,6 +37,7 @@ from pipelines.done import lost_by
 from pipelines.listing import ImageRef, ListingCounts, list_images
 from pipelines.local import Listed, LocalRun, RunError, explain, opened
 from pipelines.manifest import start_run
+from pipelines.next_command import push_command
 from pipelines.options import (
     EXIT_DONE,
     EXIT_NOT_PUSHED,
@@ -56,6 +57,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     """Run the main job and return the exit status."""
     started = time.monotonic()
     output = output_of(args.output)
+    named = args.model
     promoted = choose_model(args, output)
     options = PipelineOptions(list(beam_args))
     in_process = (options.view_as(StandardOptions).runner or _IN_PROCESS[0]) in _IN_PROCESS
@@ -89,11 +91,14 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
         print(summary(manifest["counts"], _failure_kinds(output, config), seconds))
         say_uncalibrated(output, config.run_id, config.head)
         _say_where(output)
+    ways = {"device": args.device, "model_id": config.model_id, "decoding": config.decoding.id}
+    again = push_command(output.uri, args, model=named, **ways)
     if push_stopped:
         say("The captions are committed; the push to Label Studio was interrupted.")
-        say("captioner review push sends what is left of the queue.")
+        say("Send what is left of the queue later with:")
+        say(f"  {again}")
         return EXIT_STOPPED
-    return _conclude(args, output, manifest)
+    return _conclude(args, output, manifest, again)
 
 
 def _check(args: argparse.Namespace, options: PipelineOptions, in_process: bool) -> None:
@@ -289,8 +294,17 @@ def _say_where(output: Output) -> None:
         print(f"  {text:<10}{rows:>8,} rows  {where}")
 
 
-def _conclude(args: argparse.Namespace, output: Output, manifest: dict[str, Any]) -> int:
-    """Say what there is to do next and return the exit status."""
+def _conclude(
+    args: argparse.Namespace, output: Output, manifest: dict[str, Any], again: str
+) -> int:
+    """Say what there is to do next and return the exit status.
+
+    Args:
+        args: options.
+        output: the output.
+        manifest: of the run.
+        again: the command that pushes what is left of its queue.
+    """
     if manifest["status"] == "stopped":
         say("stopped: what was finished is committed. Run the same command again to do the rest.")
         return EXIT_STOPPED
@@ -303,7 +317,7 @@ def _conclude(args: argparse.Namespace, output: Output, manifest: dict[str, Any]
         say(line)
     pushed = review.get("pushed")
     if pushed:
-        say_pushed(output, pushed, args)
+        say_pushed(pushed, args, again)
         if not pushed["finished"]:
             return EXIT_NOT_PUSHED
     counts = manifest["counts"]

@@ -155,7 +155,7 @@ class Output:
         except (pa.ArrowException, OSError) as error:
             raise OutputError(
                 f"{self.path(path)} is damaged ({error}). Put back a copy of it, or choose "
-                "another --output."
+                "another output."
             ) from error
 
 
@@ -174,7 +174,7 @@ def _parse_current(data: bytes, uri: str) -> Current:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OutputError(
             f"{uri} is not what this program writes ({error!r}). "
-            "Choose another --output, or put back a copy of that file."
+            "Choose another output, or put back a copy of that file."
         ) from error
     if version > SCHEMA_VERSION:
         raise OutputError(

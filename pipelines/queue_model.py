@@ -6,7 +6,7 @@ from captioner.contract import EMBEDDED, Captioner, DecodingConfig
 from captioner.loading import load
 from pipelines.default_model import read_default
 from pipelines.output import Output
-from pipelines.review_queue import queue_runs
+from pipelines.review_queue import queue_configs
 
 
 def load_for_queue(
@@ -37,11 +37,27 @@ def load_for_queue(
     return load(name, device, _decoding(output, model_id, decoding))
 
 
+def model_to_name(output: Output) -> str | None:
+    """Return what ``--model`` has to name for the captions of the live queue to be made again.
+
+    It is that of the newest run that tells; None where none does, or it is taken without being
+    named.
+
+    Raises:
+        OutputError: if what the output says of its model is damaged.
+    """
+    default = read_default(output)
+    taken = EMBEDDED if default is None else default.model
+    models = (config["model"] for config in queue_configs(output) if config.get("model"))
+    model = str(next(models, taken))
+    return None if model == taken else model
+
+
 def _decoding(output: Output, model_id: str | None, decoding: str | None) -> DecodingConfig:
     """Return how the captions were made, by the manifest of the newest run that tells."""
     known = {field.name for field in fields(DecodingConfig)}
-    for run in sorted(queue_runs(output, model_id, decoding), reverse=True):
-        said = output.read_manifest(run).get("config", {}).get("decoding")
+    for config in queue_configs(output, model_id, decoding):
+        said = config.get("decoding")
         if said and set(said) <= known:
             return DecodingConfig(**said)
     return DecodingConfig()

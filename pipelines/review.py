@@ -9,7 +9,7 @@ from pipelines.labelstudio.client import LabelStudioError, LabelStudioSettings, 
 from pipelines.labelstudio.push import push
 from pipelines.output import Output
 from pipelines.planning import ReviewRules, RulesError, plan_review
-from pipelines.review_queue import queue_classes, review_items
+from pipelines.review_queue import queue_classes, queue_limits, review_items
 from schemas.uris import redact
 
 
@@ -71,7 +71,8 @@ def push_queue(
         settings = review.settings()
         items = review_items(output, model_id, decoding)
         classes = queue_classes(output, items, model_id, decoding)
-        report = push(items, settings, classes=classes, output=output, load=load)
+        limits = queue_limits(output, model_id, decoding)
+        report = push(items, settings, classes=classes, output=output, load=load, limits=limits)
     except (LabelStudioError, ModelLoadError) as error:
         return Pushed(error=redact(str(error)))
     failed = tuple((redact(uri), redact(why)) for uri, why in report.failed)

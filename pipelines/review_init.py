@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shlex
 from collections.abc import Iterable, Iterator
 
 from captioner.annotations import NO_CLASSES, ClassNames
@@ -11,7 +10,6 @@ from pipelines.commands import (
     CommandError,
     UsageError,
     captioned_output,
-    label_studio_flags,
     label_studio_settings,
 )
 from pipelines.labelstudio import config
@@ -20,8 +18,10 @@ from pipelines.labelstudio.images import PREVIEW_SIZE
 from pipelines.labelstudio.project import OtherConfigError
 from pipelines.labelstudio.setup import Ready, set_up
 from pipelines.local import opened
+from pipelines.next_command import push_command
 from pipelines.options import EXIT_DONE
 from pipelines.output import Output
+from pipelines.queue_model import model_to_name
 from pipelines.report.terminal import say
 from pipelines.review_queue import queue_classes, review_items
 from schemas.uris import redact
@@ -67,7 +67,7 @@ def init_review(args: argparse.Namespace) -> int:
         ) from error
     except LabelStudioError as error:
         raise CommandError(redact(str(error))) from error
-    _say_ready(ready, classes, args)
+    _say_ready(ready, classes, args, model_to_name(output) if args.show_attention else None)
     return EXIT_DONE
 
 
@@ -105,10 +105,10 @@ def _lines(
     ready: Ready, classes: ClassNames, args: argparse.Namespace
 ) -> Iterator[tuple[str, str]]:
     """Yield what reviewers get, and how they get to see images."""
-    unsure = ["where the model looked"] if args.show_attention else []
-    unsure += ["unsure words"] if args.show_unsure_words else []
+    shown = ["where the model looked"] if args.show_attention else []
+    shown += ["unsure words"] if args.show_unsure_words else []
     kinds = [f"{kind} ({len(names):,} classes)" for kind, names in vars(classes).items() if names]
-    yield "controls", ", ".join([*unsure, "caption", _VERDICTS, *kinds])
+    yield "controls", ", ".join([*shown, "caption", _VERDICTS, *kinds])
     for bucket, made in ready.storages.items():
         yield "images", f"{bucket}: a storage of the project, {'made' if made else 'found'}"
     if ready.storages:
@@ -120,14 +120,15 @@ def _lines(
         yield "images", f"{ready.previews:,} by previews of {side} px at most, which push uploads"
 
 
-def _say_ready(ready: Ready, classes: ClassNames, args: argparse.Namespace) -> None:
-    """Say what was made and found, and what comes next."""
+def _say_ready(
+    ready: Ready, classes: ClassNames, args: argparse.Namespace, model: str | None
+) -> None:
+    """Say what was made and found, and what comes next: a push that has to name this model."""
     state = "made" if ready.made else "found; it is ready"
     if ready.changed:
         state = f"found, and set: {', '.join(_SET[name] for name in ready.changed)}"
     print(f"project {args.label_studio_project!r}, number {ready.id}: {state}")
     for title, text in _lines(ready, classes, args):
         print(f"  {title:<10}{text}")
-    command = ["captioner", "review", "push", args.output, *label_studio_flags(args)]
     print(f"Open it: {ready.address}")
-    print(f"Fill it: {shlex.join(command)}")
+    print(f"Fill it: {push_command(args.output, args, model=model)}")

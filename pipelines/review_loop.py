@@ -12,13 +12,13 @@ import pyarrow.compute as pc
 from pipelines.commands import (
     CommandError,
     captioned_output,
-    label_studio_flags,
     label_studio_settings,
 )
 from pipelines.committed import captions_by_model, newest_verdicts
 from pipelines.labelstudio.annotations import Annotations, ReviewProject, review_project
 from pipelines.labelstudio.client import Client, LabelStudioError
 from pipelines.local import opened
+from pipelines.next_command import label_studio_flags
 from pipelines.options import EXIT_DONE
 from pipelines.output import Output
 from pipelines.pulling import Pulled, pull

@@ -1,13 +1,15 @@
 """The live review queue: replacing one model's part of it, and reading what is to be pushed."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner.annotations import ClassNames
+from captioner.images import Limits
 from pipelines.commit import Committed, clear
 from pipelines.committed import newest_verdicts
 from pipelines.labelstudio.items import ReviewItem
@@ -177,6 +179,38 @@ def queue_runs(output: Output, model_id: str | None, decoding: str | None) -> se
     }
 
 
+def queue_configs(
+    output: Output, model_id: str | None = None, decoding: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yield what was asked of the runs of the live queue, by their manifests, newest run first.
+
+    Args:
+        output: the output.
+        model_id: only this model's; all models' if None.
+        decoding: only this decoding config's; all if None.
+    """
+    for run in sorted(queue_runs(output, model_id, decoding), reverse=True):
+        yield output.read_manifest(run).get("config", {})
+
+
+def queue_limits(
+    output: Output, model_id: str | None = None, decoding: str | None = None
+) -> Limits:
+    """Return what images of the live queue may cost: the most that one of its runs allowed.
+
+    Where no manifest tells, it is what `annotate` allows by default.
+
+    Args:
+        output: the output.
+        model_id: only this model's; all models' if None.
+        decoding: only this decoding config's; all if None.
+    """
+    told = [config.get("limits") for config in queue_configs(output, model_id, decoding)]
+    known = [Limits(**limits) for limits in told if limits and set(limits) <= _LIMITS] or [Limits()]
+    return Limits(max(one.max_bytes for one in known), max(one.max_pixels for one in known))
+
+
+_LIMITS = {field.name for field in fields(Limits)}
 _QUEUE_COLUMNS = ["uri", "image_id", "model_id", "decoding", "reasons"]
 _TOKEN_COLUMNS = ("tokens", "token_logprobs")
 _ANNOTATION_COLUMNS = ("labels", "boxes", "masks")

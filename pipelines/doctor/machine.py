@@ -1,6 +1,7 @@
 """Whether this machine can run the model: versions, accelerator, precision and model itself."""
 
 import platform
+import shlex
 import shutil
 import time
 from concurrent.futures import Future
@@ -13,9 +14,9 @@ from captioner.contract import EMBEDDED, PRECISIONS, Captioner, DecodingConfig, 
 from captioner.devices import choose_device
 from captioner.loading import load
 from captioner.scenes import render, samples
-from pipelines.default_model import read_default
-from pipelines.doctor.checks import Check, Finding, failed, ok, refused, warning
-from pipelines.output import Output
+from pipelines.default_model import DefaultModel, read_default
+from pipelines.doctor.checks import Check, Finding, failed, not_checked, ok, refused, warning
+from pipelines.output import Output, OutputError
 from schemas.uris import redact
 
 MODEL_SECONDS = 300.0
@@ -41,7 +42,7 @@ def checks(
     Args:
         name: of the model, as ``--model`` takes it; None for the one that annotate would take.
         device: auto, cpu, cuda or mps.
-        precision: what it is to compute in.
+        precision: what it is to compute in, unless the output's model has one of its own.
         loaded: gets the model, or why there is none.
         output: that may name a model.
     """
@@ -49,7 +50,7 @@ def checks(
     return [
         Check("versions", versions),
         Check("accelerator", accelerator),
-        Check("precision", lambda: computes_in(precision, device)),
+        Check("precision", lambda: precision_of(name, device, decoding, output)),
         Check("model", lambda: model(name, device, decoding, loaded, output), MODEL_SECONDS),
     ]
 
@@ -115,12 +116,36 @@ def _has_driver() -> bool:
     return _DRIVER.exists() or any(map(shutil.which, ("nvidia-smi", "rocm-smi")))
 
 
-def computes_in(precision: str, device: str) -> Finding:
+def precision_of(
+    name: str | None, device: str, decoding: DecodingConfig, output: Output | None = None
+) -> Finding:
+    """Say whether a device computes in the precision that annotate would take.
+
+    Args:
+        name: of the model, as ``--model`` takes it; None for the output's, or the embedded one.
+        device: auto, cpu, cuda or mps.
+        decoding: as the options say.
+        output: that may name a model, and how its captions are made.
+
+    """
+    try:
+        promoted = _promoted(name, output)
+    except OutputError:
+        return not_checked("what the output's model computes in cannot be read", "see model, below")
+    if promoted is None or decoding != DecodingConfig():
+        return computes_in(decoding.precision, device)
+    # Without --model, options that are as by default are not told from ones that were not given.
+    option = shlex.join(["--model", redact(promoted.model), "--precision"])
+    return computes_in(promoted.decoding.precision, device, option)
+
+
+def computes_in(precision: str, device: str, option: str = "--precision") -> Finding:
     """Say whether a device computes in a precision, and in which others.
 
     Args:
         precision: what is asked for.
         device: auto, cpu, cuda or mps.
+        option: by which another one is chosen.
     """
     where = choose_device(device)
     works = [name for name in PRECISIONS if _computes(name, where)]
@@ -128,12 +153,12 @@ def computes_in(precision: str, device: str) -> Finding:
     if precision not in works:
         return failed(
             f"{precision} does not compute on {where}",
-            f"choose --precision of: {', '.join(works)}" if works else "choose another --device",
+            f"choose {option} of: {', '.join(works)}" if works else "choose another --device",
         )
     if precision == "bfloat16" and where.type == "cuda" and not _has_bfloat16():
         return warning(
             f"bfloat16 is emulated on {torch.cuda.get_device_name()}, and slow",
-            "choose --precision float16 or float32",
+            f"choose {option} float16 or float32",
         )
     return ok(f"{precision} on {where}; {' and '.join(others)} would do as well")
 
@@ -180,17 +205,21 @@ def model(
         said, took = _caption(captioner, scenes)
     where = choose_device(device)
     found = f"{redact(name)}, {captioner.model_id}, on {where}: loaded in {seconds:.1f} s, about "
-    found += f"{len(scenes) / took:.2g} images/s in batches of {len(scenes)}"
+    found += f"{_rate(len(scenes) / took)} images/s in batches of {len(scenes)}"
     if not said:
         return warning(f"{found}; it says nothing of a drawn scene", "try it: captioner explain")
     return ok(f"{found}; of a drawn scene it says {said!r}")
+
+
+def _rate(images: float) -> str:
+    return f"{images:,.0f}" if images >= 10 else f"{images:.2g}"
 
 
 def _load(
     name: str | None, device: str, decoding: DecodingConfig, output: Output | None
 ) -> tuple[str, Captioner]:
     """Load the model that annotate would take; return its name, too."""
-    promoted = read_default(output) if name is None and output is not None else None
+    promoted = _promoted(name, output)
     if promoted is None:
         name = name or EMBEDDED
         return name, load(name, device, decoding)
@@ -199,6 +228,11 @@ def _load(
     captioner = load(promoted.model, device, followed)
     promoted.check(captioner)
     return promoted.model, captioner
+
+
+def _promoted(name: str | None, output: Output | None) -> DefaultModel | None:
+    """Return the output's model if it is to be taken."""
+    return read_default(output) if name is None and output is not None else None
 
 
 def _caption(captioner: Captioner, scenes: list[Prepared]) -> tuple[str, float]:

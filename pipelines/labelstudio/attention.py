@@ -49,15 +49,16 @@ class AttentionPictures:
         missing: why there is none, for the uri of each image without.
     """
 
-    def __init__(self, load: Load, kinds: set[tuple[str, str]]) -> None:
+    def __init__(self, load: Load, kinds: set[tuple[str, str]], limits: Limits) -> None:
         """Load nothing yet.
 
         Args:
             load: returns the model; called once, before the first picture is made.
             kinds: model and decoding of all captions of the queue.
+            limits: what an image may cost.
         """
         self.missing: dict[str, str] = {}
-        self._load, self._kinds = load, kinds
+        self._load, self._kinds, self._limits = load, kinds, limits
         self._loaded: Captioner | None = None
 
     def addresses(self, items: Sequence[ReviewItem], uploads: Uploads) -> dict[str, str]:
@@ -97,7 +98,7 @@ class AttentionPictures:
         captioner = self._model()
         made: dict[str, bytes] = {}
         with ThreadPoolExecutor(PREVIEW_THREADS) as pool:
-            read = list(pool.map(lambda item: _see(captioner, item), items))
+            read = list(pool.map(lambda item: _see(captioner, item, self._limits), items))
             seen = [one for one in read if isinstance(one, _Seen)]
             drawn = dict(
                 zip(
@@ -135,17 +136,22 @@ def _name(item: ReviewItem) -> str:
     return f"attention-{key[:40]}"
 
 
-def _see(captioner: Captioner, item: ReviewItem) -> _Seen | str:
+def _see(captioner: Captioner, item: ReviewItem, limits: Limits) -> _Seen | str:
     """Read an image as it was read for its caption; say why if that cannot be done."""
     try:
-        data = read_bytes(item.uri, Limits().max_bytes)
+        data = read_bytes(item.uri, limits.max_bytes)
         if image_id(data) != item.image_id:
             return "the image has changed since it was captioned"
         draft_size = captioner.image_size if captioner.decoding.draft else None
-        image = decode(data, draft_size=draft_size).image
+        image = decode(data, limits, draft_size).image
     except (StorageError, ImageError) as error:
         return str(error)
-    return _Seen(item, captioner.prepare(image), small(image))
+    except MemoryError:
+        return "it did not fit in memory while it was decoded"
+    try:
+        return _Seen(item, captioner.prepare(image), small(image))
+    except Exception as error:  # a model's own preparation raises anything
+        return f"the model could not take the image: {error!r}"
 
 
 def _explained(captioner: Captioner, seen: Sequence[_Seen]) -> list[Explanation | str]:

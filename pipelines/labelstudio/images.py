@@ -6,22 +6,25 @@ Pixels are never carried inside a task's data: that makes every later query of t
 import base64
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from captioner.images import ImageError, decode
+from captioner.images import ImageError, Limits, decode
 from pipelines.labelstudio.client import Client, LabelStudioError, OutcomeUnknownError
 from pipelines.labelstudio.uploads import UPLOADS, Uploads
 from pipelines.storage import StorageError, read_bytes
+from schemas.identity import image_id
 
 PREVIEW_SIZE = (512, 512)
 PREVIEW_QUALITY = 85
 PREVIEW_THREADS = 4
+BY_DEFAULT = Limits()
 STORES = {"gs": "gcs", "s3": "s3"}
 UNSHOWN = (".tif", ".tiff")  # browsers do not draw these
 PRESIGN_MINUTES = 15
@@ -81,17 +84,20 @@ class Images:
         uploads: of the project, previews among them, by image id.
     """
 
-    def __init__(self, client: Client, project_id: int, previews: bool) -> None:
+    def __init__(
+        self, client: Client, project_id: int, previews: bool, limits: Limits = BY_DEFAULT
+    ) -> None:
         """Look at nothing yet.
 
         Args:
             client: a connection to Label Studio.
             project_id: the number of the project.
             previews: upload a preview even of what Label Studio could read itself.
+            limits: how many pixels an image may have whose preview is made.
         """
         self._client = client
         self._project = project_id
-        self._previews = previews
+        self._previews, self._limits = previews, limits
         self.uploads = Uploads(client, project_id)
         self._ready: set[str] = set()
 
@@ -229,20 +235,22 @@ class Images:
         if not pictures:
             return {}, []
         uploads = self.uploads.known()
-        made, failed = _previews([p for p in pictures if p.image_id not in uploads])
+        missing = [picture for picture in pictures if picture.image_id not in uploads]
+        made, failed = _previews(missing, self._limits)
         self.uploads.add(dict(made))
         ids = (picture.image_id for picture in pictures)
         return {i: uploads[i] for i in ids if i in uploads}, failed
 
 
 def _previews(
-    pictures: Iterable[Picture],
+    pictures: Sequence[Picture], limits: Limits
 ) -> tuple[list[tuple[str, bytes]], list[tuple[Picture, str]]]:
     """Make previews on a few threads; reading and decoding wait for no one there."""
     made: list[tuple[str, bytes]] = []
     failed: list[tuple[Picture, str]] = []
     with ThreadPoolExecutor(PREVIEW_THREADS) as pool:
-        for picture, result in pool.map(_try(preview), pictures):
+        results = pool.map(partial(_try, limits=limits), pictures)
+        for picture, result in zip(pictures, results, strict=True):
             if isinstance(result, bytes):
                 made.append((picture.image_id, result))
             else:
@@ -250,30 +258,31 @@ def _previews(
     return made, failed
 
 
-def _try(make: Callable[[str], bytes]) -> Callable[[Picture], tuple[Picture, bytes | str]]:
-    def attempt(picture: Picture) -> tuple[Picture, bytes | str]:
-        try:
-            return picture, make(picture.uri)
-        except (StorageError, ImageError) as error:
-            return picture, f"no preview: {error}"
+def _try(picture: Picture, limits: Limits) -> bytes | str:
+    """Make the preview of an image as it was captioned; say why if that cannot be done."""
+    try:
+        data = read_bytes(picture.uri)
+        if image_id(data) != picture.image_id:
+            return "no preview: it has changed since it was captioned; run captioner annotate again"
+        return preview(data, limits)
+    except (StorageError, ImageError) as error:
+        return f"no preview: {error}"
 
-    return attempt
 
-
-def preview(uri: str) -> bytes:
+def preview(data: bytes, limits: Limits = BY_DEFAULT) -> bytes:
     """Make a small JPEG of an image, upright, in RGB, without its metadata.
 
     Args:
-        uri: where the original is.
+        data: the bytes of the original.
+        limits: how many pixels it may have.
 
     Returns:
         The bytes of a JPEG of at most 512 x 512 pixels.
 
     Raises:
-        StorageError: if the image cannot be read.
         ImageError: if it cannot be decoded.
     """
-    decoded = decode(read_bytes(uri), draft_size=PREVIEW_SIZE)
+    decoded = decode(data, limits, PREVIEW_SIZE)
     # Of the original's sides, not of the draft's: masks have to be of just this size.
     size = shown_size(decoded.width, decoded.height)
     image = decoded.image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)

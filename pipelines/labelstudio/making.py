@@ -39,7 +39,7 @@ class Maker:
         project: Project,
         ledger: Ledger,
         classes: ClassNames,
-        previews: bool,
+        images: Images,
         attention: AttentionPictures | None,
     ) -> None:
         """Send nothing yet.
@@ -49,7 +49,7 @@ class Maker:
             project: the project.
             ledger: of the project; what is made is put into it.
             classes: of the project's controls.
-            previews: upload a preview of every image.
+            images: of the project.
             attention: makes pictures of where the model looked; None where none are shown.
         """
         self.refused = 0
@@ -58,7 +58,7 @@ class Maker:
         self._path = f"/api/projects/{project.id}/import"
         self._ledger, self._classes = ledger, classes
         self._tasks = Tasks(client, project.id)
-        self._images = Images(client, project.id, previews)
+        self._images = images
         self._attention = attention
 
     def make_tasks(self, missing: Wanted) -> dict[str, str]:

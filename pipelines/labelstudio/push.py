@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from captioner.annotations import NO_CLASSES, ClassNames
+from captioner.images import Limits
 from pipelines.labelstudio.attention import AttentionPictures, Load
 from pipelines.labelstudio.client import (
     Client,
@@ -18,6 +19,7 @@ from pipelines.labelstudio.client import (
     Token,
     read_token,
 )
+from pipelines.labelstudio.images import BY_DEFAULT
 from pipelines.labelstudio.items import ReviewItem
 from pipelines.labelstudio.ledger import LedgerFile
 from pipelines.labelstudio.project import open_project
@@ -69,6 +71,7 @@ def push(
     classes: ClassNames = NO_CLASSES,
     output: Output | None = None,
     load: Load | None = None,
+    limits: Limits = BY_DEFAULT,
 ) -> PushReport:
     """Bring captions into the review queue; what is there already is left as it is.
 
@@ -84,6 +87,7 @@ def push(
             tasks of the project are looked at.
         load: returns the model that made the captions; called where the project shows where it
             looked, and there are tasks to make.
+        limits: what an image may cost that is read for its preview, or for where the model looked.
 
     Returns:
         What was created and what was found.
@@ -104,8 +108,8 @@ def push(
         made = str(client.get(path)["created_at"])
         file = None if output is None else LedgerFile(output, client.url, project.id, made)
         try:
-            attention = _attention(items, load) if project.attention else None
-            pusher = Pusher(client, project, settings, classes, file, attention)
+            attention = _attention(items, load, limits) if project.attention else None
+            pusher = Pusher(client, project, settings, classes, file, limits, attention)
             return _pushed(pusher, items, on_progress)
         except LabelStudioError as error:
             if error.status == 404 and client.status(path) == 404:
@@ -116,13 +120,13 @@ def push(
             raise
 
 
-def _attention(items: Iterable[ReviewItem], load: Load | None) -> AttentionPictures:
+def _attention(items: Iterable[ReviewItem], load: Load | None, limits: Limits) -> AttentionPictures:
     if load is None:
         raise LabelStudioError(
             "the project shows where the model looked, which only the model can tell; say which "
             "one made the captions, or push to a project without that"
         )
-    return AttentionPictures(load, {(item.model_id, item.decoding) for item in items})
+    return AttentionPictures(load, {(item.model_id, item.decoding) for item in items}, limits)
 
 
 def _pushed(

@@ -6,9 +6,11 @@ from contextlib import suppress
 from itertools import islice
 
 from captioner.annotations import ClassNames
+from captioner.images import Limits
 from pipelines.labelstudio import config
 from pipelines.labelstudio.attention import AttentionPictures
 from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings
+from pipelines.labelstudio.images import Images
 from pipelines.labelstudio.items import ReviewItem, Wanted, by_image
 from pipelines.labelstudio.ledger import Ledger, LedgerFile
 from pipelines.labelstudio.making import PREDICTIONS_AT_ONCE, TASKS_AT_ONCE, Key, Maker
@@ -44,6 +46,7 @@ class Pusher:
         settings: LabelStudioSettings,
         classes: ClassNames,
         file: LedgerFile | None,
+        limits: Limits,
         attention: AttentionPictures | None = None,
     ) -> None:
         """See what is there.
@@ -54,6 +57,7 @@ class Pusher:
             settings: its title, and whether previews are wanted.
             classes: of labels, boxes and masks that are to be reviewed, too.
             file: where it is remembered what is there; None for nowhere.
+            limits: what an image may cost that is read for its preview.
             attention: makes pictures of where the model looked; None where none are shown.
         """
         self.items = self.tasks_created = self.predictions_created = self.predictions_found = 0
@@ -65,8 +69,8 @@ class Pusher:
         self.notes += [distrusted] if distrusted else []
         self._tasks = Tasks(client, project.id)
         self._attention = attention
-        previews = settings.previews
-        self._maker = Maker(client, project, self._ledger, classes, previews, attention)
+        images = Images(client, project.id, settings.previews, limits)
+        self._maker = Maker(client, project, self._ledger, classes, images, attention)
         self._found, self._made = set[int](), set[int]()
         self._versions: dict[str, None] = {}  # in order; reviewers are shown the last one
         self._lacking: dict[Key, ReviewItem] = {}

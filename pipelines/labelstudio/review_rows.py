@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
+
 from pipelines.labelstudio.config import CAPTION, VERDICT, VERDICTS
 from pipelines.labelstudio.regions import TAGS
 from pipelines.labelstudio.regions_back import ResultError, annotations_left, texts, value_of
@@ -19,6 +21,7 @@ Who = tuple[str | None, datetime]
 """A reviewer, and when the review was last changed."""
 
 _IMAGE_ID = re.compile("[0-9a-f]{64}")
+_LONGEST = float(np.finfo(np.float32).max)
 _TOGETHER = timedelta(minutes=1)
 """An import makes annotations first, then the predictions that came with them."""
 
@@ -93,7 +96,7 @@ class ReviewReader:
     def _who_and_when(self, annotation: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "reviewer": reviewer_of(annotation, self.reviewers),
-            "seconds": annotation["lead_time"],
+            "seconds": _seconds(annotation["lead_time"]),
             "reviewed_at": datetime.fromisoformat(annotation["updated_at"]),
         }
 
@@ -179,6 +182,11 @@ class _Prediction:
             text = None
         made = datetime.fromisoformat(found["created_at"])
         return cls(int(found["id"]), str(found["model_version"]), text, made)
+
+
+def _seconds(lead_time: float | None) -> float | None:
+    """Return the time spent; None if it is not known, or none that a float32 can hold."""
+    return lead_time if lead_time is not None and 0 <= lead_time <= _LONGEST else None
 
 
 def reviewer_of(annotation: Mapping[str, Any], addresses: Mapping[int, str]) -> str | None:

@@ -1,15 +1,17 @@
 """What reviews say of captions, as tables in a terminal and as a file of numbers."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from captioner.evaluation.agreement import Figures
 from pipelines import storage
 
 _NAME = 40
 """Letters of a name in the tables; what stands in front of them is left out."""
+_NAMED = 3
+"""Rows that are named where a figure is missing from some."""
+_ALL = "all"
 _FILE = "agreement.json"
 _Rows = list[tuple[str, Figures | None]]
 
@@ -67,7 +69,7 @@ def lines(uri: str, found: Agreement) -> Iterator[str]:
         yield from (name if one is None else f"{name:{width}}{cells(one)}" for name, one in rows)
         yield ""
     yield from _NOTES
-    yield from _missing(one for _, one in rows if one is not None)
+    yield from _missing(rows)
     if len(found.by_model) > 1 and found.by_confidence:
         yield "confidences of several models do not compare; choose one: --model_id, --decoding"
     if found.superseded:
@@ -85,7 +87,7 @@ def lines(uri: str, found: Agreement) -> Iterator[str]:
 
 def _rows(found: Agreement) -> Iterator[tuple[str, Figures | None]]:
     """Yield the rows of both tables; one without figures is a title."""
-    yield "all", found.everything
+    yield _ALL, found.everything
     if found.by_confidence:
         yield "by confidence", None
         for least, most, one in found.by_confidence:
@@ -141,11 +143,22 @@ def _share(value: float | None) -> str:
 _TITLES: Mapping[str, str] = {"same_verdict": "same verdict", "cider": "CIDEr"}
 
 
-def _missing(groups: Iterable[Figures]) -> Iterator[str]:
-    """Say of each dash why it stands there, each reason once."""
-    names: dict[str, dict[str, Any]] = {}
-    for one in groups:
-        for name, reason in one.missing.items():
-            names.setdefault(reason, {})[_TITLES.get(name, name)] = None
-    for reason, titles in names.items():
-        yield f"- for {', '.join(titles)}: {reason}"
+def _missing(rows: _Rows) -> Iterator[str]:
+    """Say of each dash why it stands there, and in which rows unless it does in that of all."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for row, one in rows:
+        for figure, reason in () if one is None else one.missing.items():
+            places.setdefault((reason, figure), []).append(row)
+    titles: dict[tuple[str, str], list[str]] = {}
+    for (reason, figure), names in places.items():
+        titles.setdefault((reason, _where(names)), []).append(_TITLES.get(figure, figure))
+    for (reason, where), figures in titles.items():
+        yield f"- for {', '.join(figures)}{where}: {reason}"
+
+
+def _where(rows: list[str]) -> str:
+    if _ALL in rows:
+        return ""
+    more = len(rows) - _NAMED
+    named = ", ".join(map(str.strip, rows[:_NAMED])) + (f" and {more} more" if more > 0 else "")
+    return f" in row{'s' if len(rows) > 1 else ''} {named}"

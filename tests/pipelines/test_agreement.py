@@ -244,6 +244,18 @@ class TestCommand:
         ]
         assert "nan" not in " ".join(lines).lower()
 
+    def test_a_dash_of_some_rows_names_them(self, output: Output, capsys):
+        add(output, "captions", captions([0.25, 0.5, 0.75, 1.0]))
+        said = [review(n, "edited", left=f"a cat {n}", seconds=2.0) for n in range(2)]
+        add(output, "reviews", [*said, *(review(n, "accepted", seconds=2.0) for n in (2, 3))])
+        assert main(["review", "agreement", output.uri]) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("- for")]
+        assert notes == [
+            "- for same verdict, alpha: no caption has two reviewers who judged it",
+            "- for characters, words, CIDEr in rows 0.500 to 0.750, 0.750 to 1.000: no caption was "
+            "edited",
+        ]
+
     def test_skipped_reviews_alone(self, output: Output, capsys):
         add(output, "captions", captions([0.5]))
         add(output, "reviews", [review(0, "skipped", seconds=2.0)])
@@ -319,6 +331,10 @@ class TestRefuses:
         assert "holds no reviews" in message
         assert f"captioner review push {output.uri}" in message
         assert f"captioner review pull {output.uri}" in message
+
+    def test_no_output(self, tmp_path: Path, capsys):
+        message = self.fails(capsys, 2, str(tmp_path / "nosuch"))
+        assert "nosuch holds no captions; run captioner annotate first" in message
 
     def test_none_of_that_model(self, output: Output, capsys):
         add(output, "reviews", [review(0, "accepted")])

@@ -212,6 +212,16 @@ class TestModel:
         assert "images/s" in found.found
         assert "above a" in found.found or "below a" in found.found or "of a" in found.found
 
+    @pytest.mark.parametrize(
+        ("seconds", "said"), [(16, "0.5"), (2, "4"), (0.08, "100"), (0.004, "2,000")]
+    )
+    def test_speeds_are_numbers_that_people_write(
+        self, monkeypatch: pytest.MonkeyPatch, seconds: float, said: str
+    ) -> None:
+        monkeypatch.setattr(machine, "_caption", lambda captioner, scenes: ("a dog", seconds))
+        found = machine.model("embedded", "cpu", DecodingConfig(), Future())
+        assert f" about {said} images/s in batches of 8" in found.found
+
     def test_a_broken_folder(self, tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text('{"format_version": 1}')
         loaded: Future[Captioner] = Future()
@@ -294,6 +304,32 @@ class TestOutputsModel:
         assert machine.model(None, "cpu", DecodingConfig(), Future(), output).mark is Mark.OK
         assert asked == [("embedded", DecodingConfig())]
 
+    @pytest.mark.parametrize(
+        ("name", "given", "found"),
+        [
+            (None, "float32", failed("float16 does not", "--model gs://b/model --precision of: ")),
+            (None, "bfloat16", failed("bfloat16 does not", "choose --precision of: float32")),
+            ("mine", "float32", ok("float32 on cpu; ")),
+        ],
+    )
+    def test_its_own_precision_is_looked_at(
+        self,
+        output: Output,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str | None,
+        given: str,
+        found: Finding,
+    ) -> None:
+        monkeypatch.setattr(machine, "_computes", lambda name, where: name == "float32")
+        half = FakeCaptioner("new@2", DecodingConfig(precision="float16"))
+        write_default(output, "gs://b/model", half, ("old@1", "abc"))
+        chain = machine.checks(name, "cpu", given, Future(), output)
+        (check,) = (check for check in chain if check.subject == "precision")
+        said = check.look()
+        assert said.mark is found.mark
+        assert said.found.startswith(found.found)
+        assert found.remedy in said.remedy
+
     @pytest.mark.usefixtures("asked")
     def test_another_one_in_its_place(self, output: Output) -> None:
         self.promote(output, "old@2")
@@ -316,6 +352,8 @@ class TestOutputsModel:
         )
         assert said[at].startswith(wrong)
         assert said[at + 1] == "             -> put back a copy of it, or remove it"
+        wrong = "not checked  precision: what the output's model computes in cannot be read"
+        assert wrong in said[:at]
 
 
 class TestCommand:

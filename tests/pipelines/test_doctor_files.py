@@ -252,7 +252,7 @@ class TestOutput:
         found = look_at_output(Output(f"file://{tmp_path}"))["current.json"]
         assert found.mark is Mark.FAILED
         assert "is not what this program writes" in found.found
-        assert found.remedy.startswith("Choose another --output")
+        assert found.remedy.startswith("Choose another output, or put back a copy")
 
 
 class TestDisk:

@@ -395,13 +395,26 @@ class TestCommand:
         assert "holds no captions; run captioner annotate first" in capsys.readouterr().err
         assert not (tmp_path / "nothing").exists()
 
+    @pytest.mark.parametrize(
+        "command", [["review", "merge"], ["review", "agreement"], ["annotate", "--output"]]
+    )
+    def test_a_file_is_no_output(self, tmp_path: Path, capsys, command: list[str]):
+        (tmp_path / "file").write_text("mine")
+        more = ["--input", str(tmp_path)] if command[0] == "annotate" else []
+        assert main([*command, str(tmp_path / "file"), *more]) == 2
+        assert f"{str(tmp_path / 'file')!r} is a file, not a folder" in capsys.readouterr().err
+        assert (tmp_path / "file").read_text() == "mine"
+
     def test_a_damaged_file_is_named(self, output: Output, capsys):
         add(output, "captions", captions([0.5]))
         add(output, "reviews", [review(0, "accepted")])
         path = output.path(output.current().of("reviews")[0].path)
         storage.write_bytes_atomically(path, b"torn")
         assert main(["review", "merge", output.uri]) == 1
-        assert f"{path} is damaged" in capsys.readouterr().err
+        error = capsys.readouterr().err
+        assert f"{path} is damaged" in error
+        assert "Put back a copy of it, or choose another output." in error
+        assert "--output" not in error
 
 
 def test_the_tables_columns_that_are_never_null():

@@ -1,11 +1,13 @@
 """Planning the queue, and the push as the last step of the main job."""
 
+import shlex
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from dataclasses import replace
+import uuid
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,13 @@ import pytest
 from PIL import Image
 
 from captioner.annotations import Annotations, Box, ClassNames, Label
+from captioner.images import Limits
 from captioner.scenes import write_folder
 from pipelines.output import Output
 from pipelines.planning import ReviewPlan, ReviewRules
 from pipelines.planning import plan_review as plan_by
 from pipelines.review import ReviewConfig, review_committed
-from pipelines.review_queue import queue_classes, review_items
+from pipelines.review_queue import queue_classes, queue_limits, review_items
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import annotate, rows, write_images
 from tests.pipelines.test_main_job import captioner
@@ -76,6 +79,17 @@ class TestPlan:
         assert queue_classes(output, items) == ClassNames(("red",), ("dog",))
         assert queue_classes(output, [], "another@1") == ClassNames()
 
+    def test_limits_are_the_widest_that_a_run_was_given(self, output: Output, tmp_path: Path):
+        assert queue_limits(output) == Limits()  # no manifest tells
+        annotate(tmp_path / "in", output, FakeCaptioner(model_id="fake@2"))
+        for model_id, limits in (("fake@1", Limits(7, 900)), ("fake@2", Limits(8, 300))):
+            plan_review(output, model_id, DECODING, 1.0)
+            (run_id,) = {row["run_id"] for row in rows(output) if row["model_id"] == model_id}
+            manifest = output.read_manifest(run_id)
+            output.write_manifest(run_id, {**manifest, "config": {"limits": asdict(limits)}})
+        assert queue_limits(output, "fake@1") == Limits(7, 900)
+        assert queue_limits(output) == Limits(8, 900)
+
     def test_the_same_captions_give_the_same_queue(self, output: Output, tmp_path: Path):
         plan_review(output, "fake@1", DECODING, 0.5)
         first = output.current().of("review")
@@ -115,6 +129,11 @@ class TestPlan:
         assert output.current() == before
 
 
+def unique(title: str) -> str:
+    """A title that no project of a shared server has."""
+    return f"{title} {uuid.uuid4().hex[:12]}"
+
+
 class TestPush:
     @pytest.fixture
     def images(self, tmp_path: Path) -> Path:
@@ -138,7 +157,7 @@ class TestPush:
     def test_promise_7_label_studio_sees_each_image_once(
         self, images: Path, tmp_path: Path, label_studio: LabelStudio
     ):
-        flags = self.flags(images, tmp_path / "out", label_studio.url, "Main job")
+        flags = self.flags(images, tmp_path / "out", label_studio.url, unique("Main job"))
         flags += ["--label_studio_token_file", label_studio.token_file]
         first = captioner(*flags)
         assert first.returncode == 0, first.stderr
@@ -152,18 +171,18 @@ class TestPush:
         self, images: Path, tmp_path: Path, label_studio: LabelStudio
     ):
         url = f"http://127.0.0.1:{free_port()}"
-        flags = self.flags(images, tmp_path / "out", url, "Pushed later")
+        flags = self.flags(images, tmp_path / "out", url, unique("Pushed later"))
+        flags += ["--device", "cpu"]
         flags += ["--label_studio_token_file", label_studio.token_file]
         down = captioner(*flags)
         assert down.returncode == 4
         assert len(rows(Output((tmp_path / "out").as_uri()))) == 6
-        advice = down.stderr.strip().splitlines()[-1].split()
+        advice = shlex.split(down.stderr.strip().splitlines()[-1])
         assert advice[:3] == ["captioner", "review", "push"]
-        later = captioner(
-            *["review", "push", tmp_path / "out", "--label_studio_url", label_studio.url],
-            *["--label_studio_token_file", label_studio.token_file],
-            *["--label_studio_project", "Pushed later"],
-        )
+        row = rows(Output((tmp_path / "out").as_uri()))[0]
+        kind = ["--model_id", row["model_id"], "--decoding", row["decoding"]]
+        assert advice[-6:] == ["--device", "cpu", *kind]
+        later = captioner(*(label_studio.url if part == url else part for part in advice[1:]))
         assert later.returncode == 0, later.stderr
         assert "6 tasks made" in later.stderr
 
@@ -186,7 +205,10 @@ class TestPush:
                     stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 130
         assert "captions are committed" in stderr
-        assert "captioner review push" in stderr
+        row = rows(Output((tmp_path / "out").as_uri()))[0]
+        kind = f"--model_id {row['model_id']} --decoding {row['decoding']}"
+        (advice,) = [line for line in stderr.splitlines() if "captioner review push" in line]
+        assert advice.endswith(kind)
         assert "captioned" in stdout
         assert "6 rows" in stdout
         output = Output((tmp_path / "out").as_uri())
@@ -195,7 +217,7 @@ class TestPush:
     def test_promise_10_no_secret_is_written_down(
         self, images: Path, tmp_path: Path, label_studio: LabelStudio
     ):
-        flags = self.flags(images, tmp_path / "out", label_studio.url, "No secret")
+        flags = self.flags(images, tmp_path / "out", label_studio.url, unique("No secret"))
         environment = {"LABEL_STUDIO_API_KEY": label_studio.token}
         with pytest.MonkeyPatch.context() as patch:
             for name, value in environment.items():

@@ -28,6 +28,8 @@ _COLUMNS = [
     *("image_id", "verdict", "caption", "shown_caption"),
     *("reviewer", "reviewed_at", "task_id", "labels", "boxes", "masks"),
 ]
+_TIE_BREAKS = ("reviewer", "verdict", "caption", "shown_caption")
+"""In this order of reviews of one moment and task: the order of files decides nothing."""
 _RIGHT = (Verdict.ACCEPTED, Verdict.EDITED)
 _Review = dict[str, Any]
 
@@ -67,7 +69,7 @@ def read_output(folder: str, *, annotated: bool, spare_audit: bool) -> Iterator[
     """
     live = _live_files(folder)
     truths = {image: _truth(said, annotated) for image, said in _reviews(live["reviews"]).items()}
-    spared = _spared(live) if spare_audit else {}
+    spared = _spared(folder, live) if spare_audit else {}
     left_out = Counter[str]()
     for image, truth in list(truths.items()):
         if reason := spared.get(image, truth.left_out):
@@ -101,19 +103,25 @@ def audited_images(folder: str) -> frozenset[str]:
     return _audited(_live_files(folder))
 
 
-def _spared(live: dict[str, list[str]]) -> dict[str, str]:
+def _spared(folder: str, live: dict[str, list[str]]) -> dict[str, str]:
     """Return by image why it is not learned from: it is audited, or nearly one that is."""
     audited = _audited(live)
-    if not audited:
-        return {}
+    reasons = dict.fromkeys(audited, "drawn for the audit")
+    if not audited or not live["captions"]:
+        return reasons
     columns = ["image_id", "phash"]
     rows = pa.concat_tables(parquet.table(uri, columns) for uri in live["captions"])
     images, hashes = (rows[name].combine_chunks() for name in columns)
-    groups = group_ids(images, hashes)
+    try:
+        groups = group_ids(images, hashes)
+    except ValueError as error:
+        raise DataError(
+            f"near-duplicates of audited images cannot be told in {redact(folder)}/captions: "
+            f"{error}; put back what captioner annotate wrote"
+        ) from error
     drawn = pc.is_in(images, pa.array(sorted(audited), pa.string()))
     near = images.filter(pc.is_in(groups, groups.filter(drawn)))
-    reasons = dict.fromkeys(near.to_pylist(), "nearly the same as one drawn for the audit")
-    return reasons | dict.fromkeys(audited, "drawn for the audit")
+    return dict.fromkeys(near.to_pylist(), "nearly the same as one drawn for the audit") | reasons
 
 
 def _audited(live: dict[str, list[str]]) -> frozenset[str]:
@@ -132,10 +140,13 @@ def _check_some(folder: str, images: int, left_out: str) -> None:
     if images:
         return
     shown = redact(folder)
-    why = f"all reviewed images are left out: {left_out}" if left_out else "it has no reviews"
+    why, remedy = "it has no reviews", "Bring reviews in with captioner review pull"
+    if left_out:
+        why = f"all reviewed images are left out: {left_out}"
+        remedy = "Have more captions reviewed, of images that are not drawn for the audit"
     raise DataError(
-        f"{shown} has no caption that a reviewer accepted or wrote to go by: {why}. Bring reviews "
-        f"in with captioner review pull; what the machine itself said is in {shown}/captions"
+        f"{shown} has no caption that a reviewer accepted or wrote to go by: {why}. {remedy}; what "
+        f"the machine itself said is in {shown}/captions"
     )
 
 
@@ -172,18 +183,19 @@ def _reviews(uris: list[str]) -> dict[str, list[_Review]]:
     An image that was only skipped has an empty list.
     """
     rows = [row for uri in uris for row in parquet.table(uri, _COLUMNS).to_pylist()]
-    newest: dict[str, dict[str | None, _Review]] = {}
-    for row in sorted(rows, key=lambda row: (_when(row), row["task_id"] or 0)):
-        said = newest.setdefault(row["image_id"], {})
+    newest: dict[str, dict[str | None, _Review]] = {row["image_id"]: {} for row in rows}
+    for row in sorted(rows, key=_age):
         if row["verdict"] != Verdict.SKIPPED:
+            said = newest[row["image_id"]]
             said.pop(row["reviewer"], None)  # to come last
             said[row["reviewer"]] = row
     return {image: list(said.values()) for image, said in newest.items()}
 
 
-def _when(review: _Review) -> float:
+def _age(review: _Review) -> tuple[Any, ...]:
     at = review["reviewed_at"]
-    return float("-inf") if at is None else float(at.timestamp())
+    when = float("-inf") if at is None else float(at.timestamp())
+    return when, review["task_id"] or 0, *(review[name] or "" for name in _TIE_BREAKS)
 
 
 def _truth(reviews: Sequence[_Review], annotated: bool) -> _Truth:

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -117,6 +118,12 @@ def make_item(number: int, **changes: Any) -> ReviewItem:
         "height": 480,
     }
     return ReviewItem(**(values | changes))
+
+
+def make_item_of(path: Path, number: int = 1, **changes: Any) -> ReviewItem:
+    """An item of a local file as it is, which needs an upload."""
+    key = hashlib.sha256(path.read_bytes()).hexdigest()
+    return make_item(number, image_id=key, uri=f"file://{path}", **changes)
 
 
 def make_items(count: int, **changes: Any) -> list[ReviewItem]:

@@ -2,6 +2,8 @@
 
 import io
 import os
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,12 +15,16 @@ from PIL import Image
 
 from captioner.annotations import NO_CLASSES
 from captioner.contract import Caption, DecodingConfig
+from captioner.images import Limits
 from captioner.scenes import write_folder
 from pipelines.cli import main
+from pipelines.default_model import write_default
 from pipelines.labelstudio import config
+from pipelines.labelstudio.attention import AttentionPictures
 from pipelines.labelstudio.client import Client
 from pipelines.labelstudio.project import open_project
 from pipelines.labelstudio.push import LabelStudioError, ReviewItem, push
+from pipelines.labelstudio.uploads import Uploads
 from pipelines.output import Output
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import bare_model, rows
@@ -114,6 +120,27 @@ class TestConfig:
         assert init(output, queue) == 0
         assert queue.project()["label_config"] == before["label_config"]
 
+    def test_the_push_that_comes_next_names_the_model(
+        self, queue: Queue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = write_output(tmp_path, ["file:///in/a.jpg"])
+
+        def advised(*flags: str) -> str:
+            assert init(output, queue, *flags) == 0
+            return capsys.readouterr().out.splitlines()[-1]
+
+        plain = advised()
+        assert plain.endswith(f"--label_studio_token_file {queue.server.token_file}")
+        queue.http.delete(f"/api/projects/{queue.project()['id']}/").raise_for_status()
+        for said, named in (("embedded", ""), ("my model", " --model 'my model'")):
+            output.write_manifest("run", {"config": {"model": said}})
+            assert advised("--show_attention") == plain + named
+        assert advised() == plain
+        write_default(output, "my model", Looking(), ("old@1", "abc"))
+        assert advised("--show_attention") == plain
+        output.write_manifest("run", {"config": {"model": "embedded"}})
+        assert advised("--show_attention") == f"{plain} --model embedded"
+
     def test_a_project_without_it_is_shown_the_difference(
         self, queue: Queue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -193,29 +220,74 @@ class TestPictures:
         assert len({task["data"]["attention"] for task in project.tasks()}) == 5
 
 
+class Kept(Uploads):
+    """What is uploaded, kept here."""
+
+    def __init__(self) -> None:  # without a server
+        self.kept: dict[str, str] = {}
+
+    def known(self) -> dict[str, str]:
+        return self.kept
+
+    def add(self, pictures: Mapping[str, bytes]) -> None:
+        self.kept |= dict.fromkeys(pictures, "https://here.invalid")
+
+
 class TestMissing:
     def test_the_task_comes_without_and_it_is_told(self, project: Queue, tmp_path: Path) -> None:
         gone = item_of(tmp_path / "1.png", 1, uri="http://127.0.0.1:9/gone.png")
-        changed = item_of(tmp_path / "2.png", 2, image_id="0" * 64)
         another = item_of(tmp_path / "3.png", 3, caption="something else")
         poison = item_of(tmp_path / "4.png", 4)
         Image.new("RGB", (9, 9), (77, 0, 0)).save(tmp_path / "4.png")
         poison = replace(poison, image_id=sha256((tmp_path / "4.png").read_bytes()).hexdigest())
         fine = item_of(tmp_path / "5.png", 5)
-        items = [gone, changed, another, poison, fine]
+        items = [gone, another, poison, fine]
         report = push(items, project.settings, load=lambda: Looking(poison=77))
         project.assert_each_once(items)
-        assert (report.tasks_created, report.failed) == (5, ())
-        noted = dict(zip((gone, changed, another, poison), report.notes, strict=True))
+        assert (report.tasks_created, report.failed) == (4, ())
+        noted = dict(zip((gone, another, poison), report.notes, strict=True))
         assert f"no picture of where the model looked: {gone.uri}: " in noted[gone]
-        assert noted[changed].endswith("the image has changed since it was captioned")
         assert "it got another caption: 'r" in noted[another]
         assert noted[poison].endswith("the model failed on it: ValueError('poison')")
         shown = {task["data"]["image_id"]: task for task in project.tasks()}
-        (none,) = {shown[item.image_id]["data"]["attention"] for item in items[:4]}
+        (none,) = {shown[item.image_id]["data"]["attention"] for item in items[:3]}
         assert picture(project, shown[gone.image_id]).height < 60
         assert shown[fine.image_id]["data"]["attention"] != none
         assert sum("no-attention" in name for name in uploads(project)) == 1
+
+    def test_one_that_the_model_cannot_prepare(
+        self, project: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        items = [item_of(tmp_path / f"{n}.png", n) for n in range(2)]
+        model, prepare = Looking(), FakeCaptioner.prepare
+
+        def refusing(image: Image.Image) -> Any:
+            if image.width == 96:
+                raise OverflowError("too flat")
+            return prepare(model, image)
+
+        monkeypatch.setattr(model, "prepare", refusing)
+        report = push(items, project.settings, load=lambda: model)
+        project.assert_each_once(items)
+        (note,) = report.notes
+        assert note.endswith("0.png: the model could not take the image: OverflowError('too flat')")
+        assert sum("no-attention" in name for name in uploads(project)) == 1
+
+    def test_one_that_has_changed(self, tmp_path: Path) -> None:
+        items = [item_of(tmp_path / "1.png", image_id="0" * 64), item_of(tmp_path / "2.png", 2)]
+        kinds = {(item.model_id, item.decoding) for item in items}
+        pictures = AttentionPictures(Looking, kinds, Limits())
+        assert pictures.addresses(items, Kept()).keys() == {item.image_id for item in items}
+        changed = "the image has changed since it was captioned"
+        assert pictures.missing == {items[0].uri: changed}
+
+    def test_one_that_costs_more_than_it_may(self, tmp_path: Path) -> None:
+        items = [item_of(tmp_path / f"{n}.png", n) for n in range(2)]
+        kinds = {(item.model_id, item.decoding) for item in items}
+        pictures = AttentionPictures(Looking, kinds, Limits(max_pixels=96 * 96))
+        assert pictures.addresses(items, Kept()).keys() == {item.image_id for item in items}
+        assert pictures.missing.keys() == {items[1].uri}
+        assert "98 x 98 pixels; the limit is 9,216" in pictures.missing[items[1].uri]
 
     def test_many_are_counted(self, project: Queue, tmp_path: Path) -> None:
         items = [item_of(tmp_path / f"{n}.png", n, caption="else") for n in range(8)]
@@ -278,7 +350,13 @@ class TestCommand:
     def test_push_makes_the_captions_again_as_they_were_made(
         self, queue: Queue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        output = annotated(tmp_path, "--strategy", "beam", "--max_length", "40", "--draft")
+        write_folder(tmp_path / "scenes", count=2, seed=20_000)
+        scene = min((tmp_path / "scenes").rglob("*.jpg"))
+        Image.open(scene).resize((10_100, 10_000)).save(scene)
+        allowed = ["--max_image_pixels", "101000000"]
+        output = annotated(
+            tmp_path, "--strategy", "beam", "--max_length", "40", "--draft", *allowed
+        )
         assert init(output, queue, "--show_attention") == 0
         command = ["review", "push", output.uri, *flags(queue)]
         model = bare_model(tmp_path / "model")
@@ -286,7 +364,13 @@ class TestCommand:
         assert main([*command, "--model", str(model)]) == 4
         said = capsys.readouterr().err
         assert "not pushed: the project shows where the model looked, but captions of" in said
+        assert shlex.split(said.splitlines()[-1])[1:] == [*command, "--model", str(model)]
         assert queue.tasks() == []
+        row = rows(output)[0]
+        kind = ["--model_id", row["model_id"], "--decoding", row["decoding"]]
+        given = ["--model", str(model), "--device", "cpu", *kind]
+        assert main([*command, *given]) == 4
+        assert shlex.split(capsys.readouterr().err.splitlines()[-1])[1:] == [*command, *given]
 
         assert main([*command, "--model_id", "nobody"]) == 2
         assert "--model_id nobody has no captions here" in capsys.readouterr().err
@@ -295,7 +379,9 @@ class TestCommand:
 
         assert main(command) == 0
         assert "no picture" not in capsys.readouterr().err
-        for task in queue.tasks():
+        tasks = queue.tasks()
+        assert len(tasks) == 2
+        for task in tasks:
             assert picture(queue, task).height > 250
 
     def test_a_reviewer_sees_the_picture(

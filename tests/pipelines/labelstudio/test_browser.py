@@ -15,7 +15,7 @@ from PIL import Image
 
 from captioner.annotations import Annotations, Box, ClassNames, Label
 from pipelines.labelstudio.push import push
-from tests.pipelines.labelstudio.conftest import Queue, make_item
+from tests.pipelines.labelstudio.conftest import Queue, make_item, make_item_of
 from tests.pipelines.labelstudio.test_regions import mask_of
 
 webdriver = pytest.importorskip("selenium.webdriver")
@@ -127,10 +127,10 @@ def verdict(choice: str) -> dict[str, Any]:
     }
 
 
-def submitted(queue: Queue, number: int) -> dict[str, Any]:
+def submitted(queue: Queue, image_id: str) -> dict[str, Any]:
     """Return what was said of an image by the name of the control."""
     tasks = {task["data"]["image_id"]: task for task in queue.tasks()}
-    annotations = tasks[make_item(number).image_id]["annotations"]
+    annotations = tasks[image_id]["annotations"]
     return {region["from_name"]: region["value"] for a in annotations for region in a["result"]}
 
 
@@ -140,7 +140,8 @@ def test_a_reviewer_sees_image_and_caption_corrects_it_and_submits(
     path = tmp_path / "image.png"
     Image.new("RGB", (900, 700), COLOUR).save(path)
     caption = "a <b>blue</b> field & nothing else"
-    push([make_item(1, uri=f"file://{path}", caption=caption)], queue.settings)
+    item = make_item_of(path, caption=caption)
+    push([item], queue.settings)
     reviewer.open_queue()
 
     reviewer.wait(lambda: reviewer.caption() == caption)
@@ -160,8 +161,8 @@ def test_a_reviewer_sees_image_and_caption_corrects_it_and_submits(
     ActionChains(reviewer.browser).send_keys("2").perform()
     reviewer.find("[data-testid=bottombar-submit-button]").click()
 
-    reviewer.wait(lambda: submitted(queue, 1))
-    assert submitted(queue, 1) == {
+    reviewer.wait(lambda: submitted(queue, item.image_id))
+    assert submitted(queue, item.image_id) == {
         "caption": {"text": ["a blue square"]},
         "verdict": {"choices": ["fix"]},
     }
@@ -184,9 +185,7 @@ def test_boxes_and_masks_lie_where_the_objects_are(
         boxes=(Box("square", square[0], square[1], 300, 300, 0.9),),
         masks=(mask_of(pixels, "blot"),),
     )
-    item = make_item(
-        1, uri=f"file://{path}", caption="a square", annotations=found, width=1200, height=600
-    )
+    item = make_item_of(path, caption="a square", annotations=found, width=1200, height=600)
     push([item], queue.settings, classes=ClassNames(("square", "blot"), ("square",), ("blot",)))
     reviewer.open_queue()
     reviewer.wait(lambda: reviewer.caption() == "a square")
@@ -196,8 +195,8 @@ def test_boxes_and_masks_lie_where_the_objects_are(
         reviewer.browser.save_screenshot(f"{folder}/annotations.png")
     ActionChains(reviewer.browser).send_keys("1").perform()
     reviewer.find("[data-testid=bottombar-submit-button]").click()
-    reviewer.wait(lambda: submitted(queue, 1))
-    said = submitted(queue, 1)
+    reviewer.wait(lambda: submitted(queue, item.image_id))
+    said = submitted(queue, item.image_id)
     assert said["labels"] == {"choices": ["square"]}
     assert said["boxes"]["rectanglelabels"] == ["square"]
     sides = [said["boxes"][name] for name in ("x", "y", "width", "height")]
@@ -222,8 +221,8 @@ def test_the_caption_is_filled_in_where_only_an_older_model_has_one(
     ActionChains(reviewer.browser).send_keys("1").perform()
     reviewer.find("[data-testid=bottombar-submit-button]").click()
 
-    reviewer.wait(lambda: submitted(queue, 1))
-    assert submitted(queue, 1) == {
+    reviewer.wait(lambda: submitted(queue, make_item(1).image_id))
+    assert submitted(queue, make_item(1).image_id) == {
         "caption": {"text": ["of the older model"]},
         "verdict": {"choices": ["accept"]},
     }

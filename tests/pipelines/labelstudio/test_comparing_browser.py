@@ -1,5 +1,6 @@
 """Two captions as a person has them in a browser."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -26,7 +27,9 @@ def test_a_person_sees_both_captions_and_says_which_is_better(
     path = tmp_path / "image.png"
     Image.new("RGB", (900, 700), test_browser.COLOUR).save(path)
     texts = ("a <b>blue</b> field & nothing else", "a red field")
-    asked = comparison(1, uri=f"file://{path}", first=texts[0], second=texts[1])
+    key = hashlib.sha256(path.read_bytes()).hexdigest()
+    shown = {"image_id": key, "uri": f"file://{path}"}
+    asked = comparison(1, **shown, first=texts[0], second=texts[1])
     with Client(queue.settings) as client:
         project = ComparingProject(client, queue.title)
         project.ask(PAIR, [asked])

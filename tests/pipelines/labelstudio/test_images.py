@@ -1,5 +1,6 @@
 """What a reviewer's browser gets when it asks for an image."""
 
+import hashlib
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 
 from pipelines.labelstudio.images import is_stored
 from pipelines.labelstudio.push import LabelStudioError, push
-from tests.pipelines.labelstudio.conftest import Queue, make_item
+from tests.pipelines.labelstudio.conftest import Queue, make_item, make_item_of
 from tests.pipelines.labelstudio.proxy import Proxy
 from tests.servers import ObjectStore
 
@@ -34,7 +35,7 @@ class TestPreviews:
     def test_a_local_image_is_uploaded_as_a_small_jpeg(self, queue: Queue, tmp_path: Path) -> None:
         path = tmp_path / "a b#é%20.png"
         path.write_bytes(make_picture(mode="RGBA"))
-        push([make_item(1, uri=f"file://{path}")], queue.settings)
+        push([make_item_of(path)], queue.settings)
 
         image = fetch(queue)
         assert (image.format, image.size, image.mode) == ("JPEG", (512, 341), "RGB")
@@ -50,7 +51,7 @@ class TestPreviews:
         exif[0x0112], exif[0x010E] = 6, "where somebody lives"
         path = tmp_path / "turned.jpg"
         Image.new("RGB", (800, 400)).save(path, exif=exif)
-        push([make_item(1, uri=f"file://{path}")], queue.settings)
+        push([make_item_of(path)], queue.settings)
         image = fetch(queue)
         assert image.size == (256, 512)
         assert not image.getexif()
@@ -58,7 +59,7 @@ class TestPreviews:
     def test_a_small_image_is_not_enlarged(self, queue: Queue, tmp_path: Path) -> None:
         path = tmp_path / "small.png"
         path.write_bytes(make_picture((40, 30)))
-        push([make_item(1, uri=f"file://{path}")], queue.settings)
+        push([make_item_of(path)], queue.settings)
         assert fetch(queue).size == (40, 30)
 
     def test_an_image_that_cannot_be_shown_is_reported(self, queue: Queue, tmp_path: Path) -> None:
@@ -67,6 +68,7 @@ class TestPreviews:
         fine.write_bytes(make_picture())
         paths = (broken, tmp_path / "gone.jpg", fine)
         items = [make_item(n, uri=f"file://{path}") for n, path in enumerate(paths)]
+        items[0], items[2] = make_item_of(broken), make_item_of(fine)
 
         report = push(items, queue.settings)
 
@@ -75,12 +77,28 @@ class TestPreviews:
         assert all("no preview" in why for _, why in report.failed)
         queue.assert_each_once(items[2:])
 
+    def test_an_image_that_has_changed_is_as_good_as_gone(
+        self, queue: Queue, tmp_path: Path
+    ) -> None:
+        paths = [tmp_path / name for name in ("changed.png", "same.png")]
+        for number, path in enumerate(paths):
+            path.write_bytes(make_picture((900, 600 + number)))
+        items = [make_item_of(path) for path in paths]
+        paths[0].write_bytes(make_picture((30, 30)))
+        report = push(items, queue.settings)
+        why = "no preview: it has changed since it was captioned; run captioner annotate again"
+        assert report.failed == ((items[0].uri, why),)
+        queue.assert_each_once(items[1:])
+        project = queue.project()["id"]
+        uploads = queue.get(f"/api/projects/{project}/file-uploads", params={"all": "true"})
+        assert [items[1].image_id in upload["file"] for upload in uploads] == [True]
+
     def test_previews_are_uploaded_once(self, queue: Queue, tmp_path: Path) -> None:
         items = []
         for number in range(30):
             path = tmp_path / f"{number}.png"
-            path.write_bytes(make_picture())
-            items.append(make_item(number, uri=f"file://{path}"))
+            path.write_bytes(make_picture((number + 1, 1)))
+            items.append(make_item_of(path, number))
         push(items, queue.settings)
         push(items, queue.settings)
         path = f"/api/projects/{queue.project()['id']}/file-uploads"
@@ -92,7 +110,7 @@ class TestPreviews:
     ) -> None:
         path = tmp_path / "1.png"
         path.write_bytes(make_picture())
-        items = [make_item(1, uri=f"file://{path}")]
+        items = [make_item_of(path)]
         proxy.lose_answers("POST", "/import", 1)
         push(items, replace(queue.settings, url=proxy.url))
         assert proxy.lost == 1
@@ -105,7 +123,7 @@ class TestPreviews:
     def test_a_preview_that_a_dead_push_left_is_used(self, queue: Queue, tmp_path: Path) -> None:
         path = tmp_path / "1.png"
         path.write_bytes(make_picture())
-        item = make_item(1, uri=f"file://{path}")
+        item = make_item_of(path)
         push([make_item(2)], queue.settings)
         project = queue.project()["id"]
         files = {"file": (f"{item.image_id}.jpg", make_picture(kind="JPEG"), "image/jpeg")}
@@ -121,6 +139,9 @@ def storage_key(s3_server: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None
     """A key for Label Studio to read the bucket with."""
     monkeypatch.setenv("LABEL_STUDIO_STORAGE_AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("LABEL_STUDIO_STORAGE_AWS_SECRET_ACCESS_KEY", "testing")
+
+
+PICTURE_ID = hashlib.sha256(make_picture()).hexdigest()
 
 
 def put(store: ObjectStore, name: str) -> str:
@@ -176,13 +197,14 @@ class TestStores:
         self, queue: Queue, s3_server: ObjectStore
     ) -> None:
         uri = put(s3_server, "asked.png")
-        push([make_item(1, uri=uri)], replace(queue.settings, previews=True))
+        push([make_item(1, uri=uri, image_id=PICTURE_ID)], replace(queue.settings, previews=True))
         assert fetch(queue).size == (512, 341)
 
     def test_a_name_that_label_studio_cannot_read_becomes_a_preview(
         self, queue: Queue, s3_server: ObjectStore
     ) -> None:
-        push([make_item(1, uri=put(s3_server, "why?.png"))], queue.settings)
+        uri = put(s3_server, "why?.png")
+        push([make_item(1, uri=uri, image_id=PICTURE_ID)], queue.settings)
         assert fetch(queue).size == (512, 341)
 
 

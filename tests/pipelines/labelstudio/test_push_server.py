@@ -12,7 +12,7 @@ from PIL import Image
 from pipelines.labelstudio import pushing
 from pipelines.labelstudio.push import LabelStudioError, Token, push
 from pipelines.output import Output
-from tests.pipelines.labelstudio.conftest import Queue, make_item, make_items
+from tests.pipelines.labelstudio.conftest import Queue, make_item, make_item_of, make_items
 from tests.pipelines.labelstudio.proxy import Proxy
 
 
@@ -102,7 +102,7 @@ class TestTooLarge:
         for number in range(5):
             path = tmp_path / f"{number}.png"
             Image.fromarray(draw.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
-            items.append(make_item(number, uri=path.as_uri()))
+            items.append(make_item_of(path, number))
         proxy.largest_body = 12_000
         assert push(items, replace(queue.settings, url=proxy.url)).failed == ()
         path = f"/api/projects/{queue.project()['id']}/file-uploads"

@@ -107,6 +107,14 @@ class TestRow:
         (row,) = read(annotation(caption("a dog"), completed_by=who)).rows
         assert row["reviewer"] == reviewer
 
+    @pytest.mark.parametrize(
+        ("lead_time", "seconds"),
+        [(0, 0), (3.4e38, 3.4e38), (3.5e38, None), (1e300, None), (-5, None), (None, None)],
+    )
+    def test_a_time_that_cannot_be_is_none(self, lead_time: float | None, seconds: float | None):
+        (row,) = read(annotation(caption("a dog"), lead_time=lead_time)).rows
+        assert row["seconds"] == seconds
+
     def test_several_reviewers_are_kept_apart(self):
         one = annotation(caption("a dog"), verdict("accept"))
         other = annotation(caption("a dog"), verdict("reject"), id=4, completed_by=8)

@@ -139,6 +139,19 @@ class TestVerdicts:
             "5.jpg": ("a dog",),
         }
 
+    def test_the_order_in_the_files_decides_nothing(self):
+        reviews = [
+            edited("i1", "first", reviewer="a", reviewed_at=at(1), task_id=1),
+            edited("i1", "second", reviewer="a", reviewed_at=at(1), task_id=1),
+            edited("i2", "by a", reviewer="a", reviewed_at=at(1), task_id=1),
+            edited("i2", "by b", reviewer="b", reviewed_at=at(1), task_id=1),
+            accepted("i3", reviewer="a"),
+            verdict("i3", "rejected", reviewer="a"),
+        ]
+        for rows in (reviews, reviews[::-1]):
+            write_output(captions=captioned(1, 2, 3), reviews=rows)
+            assert captions() == {"1.jpg": ("second",), "2.jpg": ("by a", "by b")}
+
     def test_equal_bytes_are_one_image(self):
         copies = [{"image_id": "i1", "uri": uri_of(n), "caption": str(n)} for n in (9, 3, 5)]
         write_output(captions=[*copies, *captioned(2)], reviews=[accepted("i1")])
@@ -198,8 +211,32 @@ class TestAudit:
             review=[{"image_id": "i1", "reasons": ["audit"]}],
             reviews=[accepted("i1")],
         )
-        with pytest.raises(DataError, match="reviewed images are left out: 1 drawn for the audit"):
+        wrong = (
+            "reviewed images are left out: 1 drawn for the audit. Have more captions reviewed, of "
+            "images that are not drawn for the audit;"
+        )
+        with pytest.raises(DataError, match=wrong):
             captions(spare_audit=True)
+
+    def test_nothing_is_captioned_any_more(self):
+        write_output(
+            review=[{"image_id": "i1", "reasons": ["audit"]}],
+            reviews=[accepted("i1"), accepted("i2")],
+        )
+        wrong = "left out: 1 drawn for the audit, 1 no longer captioned here"
+        with pytest.raises(DataError, match=wrong):
+            captions(spare_audit=True)
+
+    def test_a_damaged_hash_is_an_error_that_names_the_output(self):
+        write_output(
+            captions=captioned(1, 2, phash="0123"),
+            review=[{"image_id": "i1", "reasons": ["audit"]}],
+            reviews=[accepted("i2")],
+        )
+        wrong = "told in memory:///data/captions: phash is '0123'; .* put back what captioner annot"
+        with pytest.raises(DataError, match=wrong):
+            captions(spare_audit=True)
+        assert captions().keys() == {"2.jpg"}
 
     def test_near_duplicates_of_audited_images_are_spared_too(self, caplog):
         audited, near, nearer = "f" * 16, "f" * 15 + "0", "f" * 14 + "00"
