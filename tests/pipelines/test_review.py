@@ -8,6 +8,7 @@ import subprocess
 import sys
 import uuid
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -195,8 +196,15 @@ class TestPush:
             url = f"http://127.0.0.1:{server.getsockname()[1]}"
             flags = map(str, self.flags(images, tmp_path / "out", url, "Never answers"))
             command = [sys.executable, "-m", "pipelines.cli", *flags]
+            # Where the tests run in the background of a shell, Ctrl-C is ignored, and by what they
+            # start as well.
+            heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
             with subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                preexec_fn=heed,
             ) as process:
                 server.settimeout(120)
                 connection, _ = server.accept()
