@@ -77,7 +77,7 @@ $(VENV)/installed-training: $(VENV)/installed
 RECIPE := --name scenes --tasks labels boxes masks --word_noise 0.05 --weight_decay 0.02 \
     --averaging 0.998 --batch_size 64 --captions_per_image 1 --label_smoothing 0
 
-model: $(VENV)/installed-training ## train the embedded model from nothing (three hours with bfloat16)
+model: $(VENV)/installed-training ## train the embedded model from nothing (some three hours with bfloat16)
 	$(BIN)/captioner train --data scenes:50000 --languages en zh --encoder grid --decoder lstm \
 	    --embedding_size 96 --hidden_size 256 --attention_size 128 --dropout 0.25 \
 	    --embedding_dropout 0 $(RECIPE) --epochs 8 --learning_rate 2e-3 \

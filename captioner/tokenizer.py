@@ -167,7 +167,8 @@ class CaptionTokenizer:
     def extended(self, captions: Iterable[str], min_frequency: int = 1) -> "CaptionTokenizer":
         """Return these tokens with the words of captions that are none yet behind them.
 
-        The more frequent ones come first. Byte pairs, which know every word, stay as they are.
+        The more frequent ones come first. Byte pairs, which know every word, stay as they are, and
+        so do adopted tokens, whose last numbers are those of special ones.
 
         Args:
             captions: whose words are looked at.
@@ -177,6 +178,8 @@ class CaptionTokenizer:
             return self
         content = json.loads(self.to_json())
         vocabulary: dict[str, int] = content["model"]["vocab"]
+        if len(vocabulary) < len(self):
+            return self
         normalizer, splitter = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer
         counts = Counter(
             word

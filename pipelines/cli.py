@@ -5,10 +5,14 @@ import atexit
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
 from pipelines.options import EXIT_FAILED, EXIT_STOPPED, EXIT_USAGE, parse
+
+_MAY_HANG = ("read", "beam", "doctor")
+"""How threads are called that may hang: in a read, a pipeline that was cut short, or a check."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -90,11 +94,12 @@ def _run(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
 def run() -> None:
     """Run as a program."""
     status = main()
-    atexit._run_exitfuncs()
+    if not any(thread.name.startswith(_MAY_HANG) for thread in threading.enumerate()):
+        atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Python would wait for ever for a thread that hangs in a read, and native libraries have been
-    # seen to abort while they were taken down: neither may change the status of what is done.
+    # Python would wait for ever for a thread that hangs, and native libraries have been seen to
+    # abort while they were taken down: neither may change the status of what is done.
     os._exit(status)
 
 

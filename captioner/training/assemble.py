@@ -277,8 +277,8 @@ def _hold_back(
         raise DataError("there is one image; give at least two: one is held back to score on")
     count = min(_MOST_HELD_BACK, max(1, round(_HELD_BACK * len(examples))))
     order = np.random.default_rng(seed).permutation(len(examples)).tolist()
-    # One of those with captions at least: without any nothing can be scored.
     order.sort(key=lambda number: examples[number].image_id in learned)
+    # One of those with captions at least: without any nothing can be scored.
     first = next((number for number in order if examples[number].captions), order[0])
     held = set(sorted(order, key=lambda number: number != first)[:count])
     logger.info("%d of %d images are held back to score on", count, len(examples))

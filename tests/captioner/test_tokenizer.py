@@ -313,6 +313,13 @@ class TestAdopt:
         again = CaptionTokenizer.from_json(tokenizer.to_json())
         assert (again.pad, again.encode([text])) == (size, tokenizer.encode([text]))
 
+    def test_words_of_its_own_get_no_others_behind(self):
+        made = Tokenizer(models.WordLevel({"a": 0, "dog": 1, "[UNK]": 2}, unk_token="[UNK]"))
+        made.pre_tokenizer = pre_tokenizers.Whitespace()
+        tokenizer = CaptionTokenizer.adopt(made.to_str())
+        assert tokenizer.whole_words
+        assert tokenizer.extended(["a kayak"]) is tokenizer
+
     def test_its_own_special_tokens_are_no_text_either(self):
         tokenizer = CaptionTokenizer.adopt(pretrained().to_str())
         assert tokenizer.text(["the", "<|endoftext|>", "<end>"]) == "the"
