@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -22,6 +22,7 @@ from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import DECODERS
 from captioner.devices import choose_device
 from captioner.encoders import ENCODERS
+from captioner.folding import fold
 from captioner.heads import HEADS, HeadsConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.statistics import FeatureStatistics
@@ -72,6 +73,46 @@ def load(
         ModelLoadError: if captions in that way, or those features, are beyond the model.
     """
     where = choose_device(device)
+    stored = read(path)
+    model = stored.model.eval()
+    fold(model)
+    if where.type == "cuda":  # Promise 5: float32 means float32.
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    return AttentionCaptioner(
+        model,
+        stored.tokenizer,
+        model_id=stored.model_id,
+        decoding=decoding,
+        device=where,
+        statistics=stored.statistics,
+        extras=extras,
+    )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint's folder holds.
+
+    Attributes:
+        model: with its weights, as it was saved: fit to be trained further.
+        tokenizer: its words.
+        statistics: of the features of its training images, None if there are none.
+        model_id: name and hash.
+    """
+
+    model: CaptionModel
+    tokenizer: CaptionTokenizer
+    statistics: FeatureStatistics | None
+    model_id: str
+
+
+def read(path: str) -> Checkpoint:
+    """Read a checkpoint's folder, local or on any file system that fsspec knows.
+
+    Raises:
+        CheckpointError: if something is missing, broken, too large, or of another version.
+    """
     config_bytes, weights, words = (_read(path, name) for name in (CONFIG, WEIGHTS, TOKENIZER))
     known = _read_if_there(path, STATISTICS)
     path = redact(path)  # From here on it is only shown.
@@ -84,18 +125,8 @@ def load(
         )
     model = _build(config, weights, path)
     statistics = None if known is None else _parse_statistics(known, model, path)
-    if where.type == "cuda":  # Promise 5: float32 means float32.
-        torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.allow_tf32 = False
-    return AttentionCaptioner(
-        model,
-        tokenizer,
-        model_id=_model_id(config, weights, words, known),
-        decoding=decoding,
-        device=where,
-        statistics=statistics,
-        extras=extras,
-    )
+    model_id = _model_id(config, weights, words, known)
+    return Checkpoint(model, tokenizer, statistics, model_id)
 
 
 def save(

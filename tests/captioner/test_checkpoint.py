@@ -1,3 +1,4 @@
+import copy
 import hashlib
 import json
 import re
@@ -9,7 +10,7 @@ import fsspec
 import pytest
 import torch
 
-from captioner.checkpoint import CheckpointError, load, put_statistics, save
+from captioner.checkpoint import CheckpointError, load, put_statistics, read, save
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
@@ -78,15 +79,17 @@ class TestRoundTrip:
     def test_weights_words_and_captions_come_back(self, model, tokenizer, folder):
         captioner = load(str(folder), device="cpu")
         assert captioner.tokenizer.to_json().strip() == tokenizer.to_json().strip()
+        stored = read(str(folder)).model.state_dict()
+        assert stored.keys() == model.state_dict().keys()
         for name, value in model.state_dict().items():
-            assert torch.equal(captioner.model.state_dict()[name], value), name
+            assert torch.equal(stored[name], value), name
         assert captioner.model.config == model.config
         image = captioner.prepare(render(sample(5)))
         assert captioner.caption([image])[0].tokens
 
     def test_the_model_id_comes_from_the_content_alone(self, model, tokenizer, folder):
         here = load(str(folder), device="cpu")
-        save(here.model, here.tokenizer, "memory://checkpoints/other")
+        save(read(str(folder)).model, here.tokenizer, "memory://checkpoints/other")
         half = DecodingConfig(precision="bfloat16", max_length=7)
         there = load("memory://checkpoints/other", device="cpu", decoding=half)
         assert there.model_id == here.model_id
@@ -118,15 +121,22 @@ class TestHeads:
         captioner = load(str(folder_with_heads), device="cpu")
         assert captioner.model.config == model_with_heads.config
         wanted = model_with_heads.state_dict()
-        found = captioner.model.state_dict()
+        found = read(str(folder_with_heads)).model.state_dict()
         assert found.keys() == wanted.keys()
         assert all(torch.equal(value, found[name]) for name, value in wanted.items())
         image = captioner.prepare(render(sample(5)))
-        before = AttentionCaptioner(model_with_heads, captioner.tokenizer, model_id="x")
-        assert captioner.find([image], 0.0) == before.find([image], 0.0)
+        before = AttentionCaptioner(
+            copy.deepcopy(model_with_heads), captioner.tokenizer, model_id="x"
+        )
+        (found,), (wanted,) = captioner.find([image], 0.0), before.find([image], 0.0)
+        assert found.masks == wanted.masks
+        for one, other in zip(found.labels, wanted.labels, strict=True):
+            assert one.name == other.name
+            assert one.probability == pytest.approx(other.probability, abs=1e-6)
+        assert len(found.boxes) == len(wanted.boxes) > 0
 
     def test_saved_again_the_model_id_is_the_same(self, folder_with_heads):
-        here = load(str(folder_with_heads), device="cpu")
+        here = read(str(folder_with_heads))
         save(here.model, here.tokenizer, "memory://checkpoints/heads")
         assert load("memory://checkpoints/heads", device="cpu").model_id == here.model_id
 
