@@ -6,8 +6,9 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -61,20 +62,44 @@ def train(args: argparse.Namespace) -> int:
             f"--output {redact(args.output)} is no local folder; train into one, and copy what "
             "comes out"
         )
-    try:
-        run = assemble(_options(args))
-    except (ModuleNotFoundError, StateError, ValueError) as error:
-        raise UsageError(str(error)) from error
-    try:
-        scores = run.run()
-    except (DataError, DivergedError) as error:
-        raise CommandError(str(error)) from error
+    with _made(Path(args.output)):
+        try:
+            run = assemble(_options(args))
+        except (ModuleNotFoundError, StateError, ValueError) as error:
+            raise UsageError(str(error)) from error
+        try:
+            scores = run.run()
+        except (DataError, DivergedError) as error:
+            raise CommandError(str(error)) from error
     if not run.leads:
         return EXIT_DONE
     for name, value in scores.items():
         print(f"{name:18} {value:8.3f}")
     print(f"the best epoch is in {run.best}; use it: captioner annotate --model {run.best}")
     return EXIT_DONE
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder; what fails before it has written anything leaves none.
+
+    Raises:
+        UsageError: if it cannot be made.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output {folder} cannot be made: {error.strerror}; name another folder"
+        ) from error
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # Something was written there, which stays.
+            for path in missing:
+                path.rmdir()
+        raise
 
 
 def _options(args: argparse.Namespace) -> TrainingOptions:

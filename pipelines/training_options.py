@@ -169,11 +169,18 @@ def _add_tasks(train: argparse.ArgumentParser) -> None:
         action="store_true",
         help="leave out the learned maps of attention that features pass through, to compare",
     )
+    tasks.add_argument(
+        "--mask_width",
+        type=int,
+        metavar="N",
+        help="channels of the finest map of masks: fewer are faster, more follow edges better "
+        "(default: 16, or those of --start_from)",
+    )
     _add_fields(
         tasks,
         TaskConfig,
         {
-            "caption_weight": (float, "W", "of captions"),
+            "caption_weight": (float, "W", "of captions; what counts 0 is not learned, but stays"),
             "label_weight": (float, "W", "of labels"),
             "box_weight": (float, "W", "of boxes"),
             "mask_weight": (float, "W", "of masks"),

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
@@ -47,6 +47,7 @@ from captioner.training.sources import (
     splits_of,
 )
 from captioner.training.start import Start, start_from
+from captioner.training.tasks import CAPTIONS, let_rest
 from schemas.uris import redact
 
 logger = logging.getLogger(__name__)
@@ -96,35 +97,40 @@ def assemble(options: TrainingOptions) -> TrainingRun:
         encoder = start.model.encoder
     thaw(encoder, options.config.thaw)
     output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
     settings = options.settings()
     if start is not None:
         settings = {name: value for name, value in settings.items() if name not in _OF_START}
         settings["start_from"] = start.model_id
     material: Material
-    learned = None
+    learned, bad = None, None
     if (count := scene_count(options.data)) is not None:
         material = _scenes(options, count, start)
         learned = start.learned if start is not None else None
     else:
-        material = _examples(options, output, start)
+        material, bad = _examples(options, output, start)
         used = [*material.examples, *material.validation]
         settings["data_hash"] = _hash(used)
         learned = learned_from(used, None if start is None else start.learned)
     if learned is not None:
         settings["reviews"] = learned.version
-        (output / LEARNED).write_bytes(learned.to_bytes())
         logger.info(
             "reviews %s: %d captions of %d images",
             *(learned.version, learned.captions, len(learned.images)),
         )
-    heads = heads_config(options.tasks, material.classes, encoder, gate=options.gate)
+    heads = heads_config(
+        *(options.tasks, material.classes, encoder),
+        gate=options.gate,
+        mask_width=options.mask_width,
+    )
     if start is None:
         model = _model(options, encoder, material.tokenizer, heads)
     else:
-        model = start.build(options.name, material.tokenizer, start.heads(heads))
+        model = start.build(
+            options.name, material.tokenizer, start.heads(heads, options.mask_width)
+        )
     thaw(model.encoder, options.config.thaw)
-    return TrainingRun(
+    let_rest(model, options.task_config)
+    run = TrainingRun(
         model,
         material,
         options.config,
@@ -133,6 +139,12 @@ def assemble(options: TrainingOptions) -> TrainingRun:
         learned=learned,
         device=options.device,
     )
+    # Last: what is refused above leaves the folder, which may be another training's, as it was.
+    if learned is not None:
+        (output / LEARNED).write_bytes(learned.to_bytes())
+    if bad is not None:
+        _list_bad(output / BAD_IMAGES, bad)
+    return run
 
 
 def _scenes(options: TrainingOptions, count: int, start: Start | None) -> SceneMaterial:
@@ -174,7 +186,21 @@ def _check_classes_of_scenes(tasks: Sequence[str], start: Start, classes: ClassN
             )
 
 
-def _examples(options: TrainingOptions, output: Path, start: Start | None) -> ExampleMaterial:
+def _list_bad(path: Path, bad: Mapping[str, str]) -> None:
+    """Write down which images are left out, and why."""
+    lines = (f"{uri}\t{message}\n" for uri, message in bad.items())
+    path.write_text("".join(lines), encoding="utf-8")
+    if bad:
+        logger.warning(
+            "images that cannot be used and are left out: %d; %s says which, and why",
+            *(len(bad), path),
+        )
+
+
+def _examples(
+    options: TrainingOptions, output: Path, start: Start | None
+) -> tuple[ExampleMaterial, dict[str, str]]:
+    """Return what is learned from, and by uri what is wrong with images that cannot be used."""
     if options.languages:
         raise ValueError("languages are given, but they are for scenes; leave them out")
     training, validation = _split(options, start)
@@ -182,18 +208,12 @@ def _examples(options: TrainingOptions, output: Path, start: Start | None) -> Ex
     spared = frozenset[str]().union(*map(audited_images, named))
     good, bad = check(training, threads=options.threads, spared=spared)
     scored, unscored = check(validation, threads=options.threads, spared=spared)
-    bad |= unscored
-    (output / BAD_IMAGES).write_text(
-        "".join(f"{uri}\t{message}\n" for uri, message in bad.items()), encoding="utf-8"
-    )
-    if bad:
-        logger.warning(
-            "%d of %d images cannot be used and are left out: %s says which, and why",
-            *(len(bad), len(training) + len(validation), output / BAD_IMAGES),
-        )
-    if not good or not scored:
-        which = "train" if not good else "score"
-        raise DataError(f"none of the images to {which} on can be used; see {output / BAD_IMAGES}")
+    for which, usable, problems in (("train", good, bad), ("score", scored, unscored)):
+        if not usable:
+            raise DataError(
+                f"none of the {len(problems):,} images to {which} on can be used; the first: "
+                f"{next(iter(problems.values()))}"
+            )
     if not any(example.captions for example in scored):
         raise DataError("no image to score on has a caption; name a --validation that has some")
     if not any(example.captions for example in good):
@@ -202,7 +222,7 @@ def _examples(options: TrainingOptions, output: Path, start: Start | None) -> Ex
         logger.warning(
             "no image to score on has labels, boxes or masks: only its captions are scored"
         )
-    return ExampleMaterial(
+    material = ExampleMaterial(
         good,
         scored,
         _tokenizer(options, good, start),
@@ -214,6 +234,7 @@ def _examples(options: TrainingOptions, output: Path, start: Start | None) -> Ex
         tasks=options.task_config if options.tasks else None,
         threads=options.threads,
     )
+    return material, bad | unscored
 
 
 def _split(options: TrainingOptions, start: Start | None) -> tuple[list[Example], list[Example]]:
@@ -387,7 +408,7 @@ def _check_tasks(options: TrainingOptions) -> None:
     if unknown := set(options.tasks) - set(HEADS):
         raise ValueError(f"tasks holds {min(unknown)!r}; use some of {', '.join(HEADS)}")
     default = TrainingOptions(data="", output="")
-    for name in ("gate", "annotations", "validation_annotations"):
+    for name in ("gate", "mask_width", "annotations", "validation_annotations"):
         if not options.tasks and (value := getattr(options, name)) != getattr(default, name):
             raise ValueError(f"{name} is {value!r}, but there are no tasks; name some")
     for name, value in asdict(options.task_config).items():
@@ -397,6 +418,8 @@ def _check_tasks(options: TrainingOptions) -> None:
         weight = options.task_config.weights[task]
         if task not in options.tasks and weight != default.task_config.weights[task]:
             raise ValueError(f"{name}_weight is {weight}, but {task} are none of the tasks")
+    if not any(options.task_config.weights[task] for task in (CAPTIONS, *options.tasks)):
+        raise ValueError("all weights of captions and tasks are 0; give one that is to be learned")
     if options.task_config.turns == "alternating" and options.config.accumulate > 1:
         raise ValueError(
             f"turns is alternating, but accumulate is {options.config.accumulate}, which would add "
@@ -410,7 +433,12 @@ def _check_tasks(options: TrainingOptions) -> None:
 
 
 def heads_config(
-    tasks: Collection[str], classes: ClassNames, encoder: Encoder, *, gate: bool = True
+    tasks: Collection[str],
+    classes: ClassNames,
+    encoder: Encoder,
+    *,
+    gate: bool = True,
+    mask_width: int | None = None,
 ) -> HeadsConfig | None:
     """Return the heads for some tasks, as they suit an encoder; None without tasks.
 
@@ -419,6 +447,7 @@ def heads_config(
         classes: of each.
         encoder: what they are put on.
         gate: whether features pass through learned maps of attention.
+        mask_width: channels of the finest map of masks; the configuration's own if None.
 
     Raises:
         DataError: if there are no classes for a task.
@@ -438,6 +467,7 @@ def heads_config(
         )
     # Small objects are told apart on a map that is finer than the grid.
     finer = min(1, len(encoder.finer))
+    width = {} if mask_width is None else {"width": mask_width}
     return HeadsConfig(
         labels=ClassifierConfig(classes=classes.labels, attention="gate" if gate else "none")
         if "labels" in tasks
@@ -445,7 +475,9 @@ def heads_config(
         boxes=DetectorConfig(classes=classes.boxes, gate=gate, finer=finer)
         if "boxes" in tasks
         else None,
-        masks=SegmenterConfig(classes=classes.masks, gate=gate) if "masks" in tasks else None,
+        masks=SegmenterConfig(classes=classes.masks, gate=gate, **width)
+        if "masks" in tasks
+        else None,
     )
 
 

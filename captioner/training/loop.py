@@ -184,6 +184,11 @@ class Trainer:
         encoder_learns = self._config.encoder_learns(number)
         if not encoder_learns:
             self._learner.model.encoder.eval()
+        model = self._learner.model
+        for part in (model.decoder, *(model.heads.children() if model.heads else ())):
+            # Where nothing learns the means of batch norms are to stay, too.
+            if not any(weight.requires_grad for weight in part.parameters()):
+                part.eval()
         bar = tqdm(
             total=total,
             initial=first,

@@ -31,6 +31,8 @@ class TrainingOptions:
         decoder_settings: fields of the decoder's configuration.
         tasks: what the model tells besides captions: ``labels``, ``boxes``, ``masks``.
         gate: whether the features of those pass through learned maps of attention.
+        mask_width: channels of the finest map of masks; None is that of ``SegmenterConfig``, or of
+            the model to start from.
         task_config: how much each of them counts.
         annotations: labels, boxes and masks that lie apart from the captions, as
             ``read_examples`` takes them.
@@ -61,6 +63,7 @@ class TrainingOptions:
     decoder_settings: Mapping[str, object] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
     gate: bool = True
+    mask_width: int | None = None
     task_config: TaskConfig = TaskConfig()
     annotations: str | None = None
     validation_annotations: str | None = None

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from captioner.checkpoint import embedded_path
+from captioner.checkpoint import embedded_path, read
 from captioner.contract import EMBEDDED, ModelLoadError
-from captioner.heads import HEADS, HeadsConfig
+from captioner.heads import HEADS, HeadsConfig, SegmenterConfig
 from captioner.loading import load
 from captioner.model import AttentionCaptioner, CaptionModel
 from captioner.tokenizer import CaptionTokenizer
@@ -47,11 +47,14 @@ class Start:
             logger.info("%d words are new to %s, and are added to its own", more, self.model_id)
         return extended
 
-    def heads(self, wanted: HeadsConfig | None) -> HeadsConfig | None:
+    def heads(
+        self, wanted: HeadsConfig | None, mask_width: int | None = None
+    ) -> HeadsConfig | None:
         """Return the heads to train: the model's own where they tell all classes of the data.
 
         Args:
             wanted: what the data and the options ask for.
+            mask_width: channels of the finest map of masks; None takes the model's.
         """
         asked = {name: getattr(wanted, name, None) for name in HEADS}
         for name, part in asked.items():
@@ -62,10 +65,12 @@ class Start:
                     "them among the tasks to keep them",
                     *(name, self.model_id),
                 )
-            elif part is not None and own is not None and set(part.classes) <= set(own.classes):
-                asked[name] = own
             elif part is not None:
-                logger.warning("the %s are learned from nothing: %s", name, _why(own, part))
+                why = _why_anew(own, part, mask_width)
+                if why is None:
+                    asked[name] = own
+                else:
+                    logger.warning("the %s are learned from nothing: %s", name, why)
         return HeadsConfig(**asked) if any(asked.values()) else None
 
     def build(
@@ -96,11 +101,15 @@ class Start:
         return part is not None and part == self._own_head(name)
 
 
-def _why(own: Any, wanted: Any) -> str:
+def _why_anew(own: Any, wanted: Any, mask_width: int | None) -> str | None:
+    """Return why the head of the model to start from cannot be gone on with, None if it can."""
     if own is None:
         return "the model to start from has no such head"
-    new = sorted(set(wanted.classes) - set(own.classes))
-    return f"the head of the model to start from has no {new[0]!r}"
+    if new := sorted(set(wanted.classes) - set(own.classes)):
+        return f"the head of the model to start from has no {new[0]!r}"
+    if isinstance(own, SegmenterConfig) and mask_width not in (None, own.width):
+        return f"the head of the model to start from has mask_width {own.width}, not {mask_width}"
+    return None
 
 
 def _take_over(weight: torch.Tensor, known: torch.Tensor) -> None:
@@ -120,11 +129,11 @@ def start_from(name: str) -> Start:
     Raises:
         ModelLoadError: if it cannot be loaded, or is not of this project's kind.
     """
-    captioner = load(name, "cpu")
-    if not isinstance(captioner, AttentionCaptioner):
+    if not isinstance(load(name, "cpu"), AttentionCaptioner):
         raise ModelLoadError(
             f"{redact(name)} is a model of Hugging Face, which runs through their own generate and "
             "cannot be trained here; start from a model of captioner train"
         )
     folder = embedded_path() if name == EMBEDDED else name
-    return Start(captioner.model, captioner.tokenizer, captioner.model_id, read_learned(folder))
+    stored = read(folder)
+    return Start(stored.model, stored.tokenizer, stored.model_id, read_learned(folder))

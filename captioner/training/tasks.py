@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from captioner.heads import Heads
-from captioner.model import Read
+from captioner.model import CaptionModel, Read
 from captioner.training.batch import Batch
 
 Weighting = Literal["fixed", "uncertainty"]
@@ -60,6 +60,19 @@ class TaskConfig:
             "boxes": self.box_weight,
             "masks": self.mask_weight,
         }
+
+
+def let_rest(model: CaptionModel, config: TaskConfig) -> None:
+    """Let what only tasks of weight 0 learn stay as it is: the decoder, or a head.
+
+    Args:
+        model: whose weights then say by ``requires_grad`` whether they learn.
+        config: how much each task counts.
+    """
+    parts = {CAPTIONS: model.decoder, **dict(model.heads.named_children() if model.heads else ())}
+    for name, part in parts.items():
+        if not config.weights[name]:
+            part.requires_grad_(False)
 
 
 class TaskObjective(nn.Module):

@@ -155,6 +155,30 @@ class TestTrain:
         assert message in told
         assert "Traceback" not in told
         assert "secret" not in told
+        assert not list(tmp_path.iterdir())
+
+    def test_no_image_can_be_used(self, tmp_path, capsys):
+        folder = tmp_path / "data"
+        write_folder(str(folder), count=4, image_size=64)
+        for path in folder.glob("*.jpg"):
+            path.write_bytes(b"no image")
+        assert train(str(folder), tmp_path / "new" / "model") == EXIT_USAGE
+        told = capsys.readouterr().err
+        assert "none of the 3 images to train on can be used; the first: " in told
+        assert "cannot be decoded" in told
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+    def test_a_folder_that_was_there_stays(self, tmp_path):
+        (tmp_path / "model").mkdir()
+        assert train("nowhere", tmp_path / "model") == EXIT_USAGE
+        assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+    def test_a_folder_that_cannot_be_made(self, data, tmp_path, capsys):
+        (tmp_path / "file").touch()
+        assert train(data, tmp_path / "file") == EXIT_USAGE
+        assert f"{tmp_path / 'file'} cannot be made: File exists" in capsys.readouterr().err
+        assert train(data, tmp_path / "file" / "model") == EXIT_USAGE
+        assert "cannot be made: Not a directory" in capsys.readouterr().err
 
     def test_flags_of_decoders_are_fields_of_decoders(self):
         from captioner.decoders import LSTMDecoderConfig, TransformerDecoderConfig
@@ -240,6 +264,7 @@ class TestTasks:
         assert message in told
         assert "Traceback" not in told
         assert "secret" not in told
+        assert not list(tmp_path.iterdir())
 
     def test_views_of_a_frozen_encoder_are_told_to_be_of_no_use(self, annotated, tmp_path, capsys):
         flags = ["--tasks", "labels", "--views", "2", "--thaw", "none"]
@@ -289,8 +314,11 @@ class TestResume:
 
     def test_another_training_is_not_gone_on_with(self, data, tmp_path, capsys):
         assert train(data, tmp_path / "model", "--epochs", "1") == EXIT_DONE
+        listed = tmp_path / "model" / "bad_images.txt"
+        listed.write_text("what was left out before\n")
         assert train(data, tmp_path / "model", "--epochs", "2") == EXIT_USAGE
         assert "epochs was 1 and is 2" in capsys.readouterr().err
+        assert listed.read_text() == "what was left out before\n"
 
 
 class TestSeveralProcesses:

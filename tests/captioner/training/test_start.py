@@ -1,11 +1,13 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from captioner.annotations import ClassNames
+from captioner.checkpoint import embedded_path, read
 from captioner.contract import ModelLoadError
 from captioner.heads import HeadsConfig
 from captioner.loading import load
@@ -18,6 +20,7 @@ from captioner.training.options import TrainingOptions
 from captioner.training.sources import Example
 from captioner.training.start import start_from
 from captioner.training.state import StateError
+from captioner.training.tasks import TaskConfig
 from tests.annotated import write_image_folder
 
 ALL = ("labels", "boxes", "masks")
@@ -78,7 +81,8 @@ def said(captioner: AttentionCaptioner) -> list[tuple[str, tuple[float, ...]]]:
 class TestStart:
     def test_what_was_learned_is_gone_on_with(self, annotated, trained, tmp_path):
         run = assemble(options(annotated, tmp_path, start_from=trained, tasks=ALL))
-        before, model = load(trained, device="cpu"), run.trainer.average.model
+        stored, model = read(trained), run.trainer.average.model
+        before = AttentionCaptioner(stored.model, stored.tokenizer, model_id=stored.model_id)
         after = AttentionCaptioner(model, run._material.tokenizer, model_id="after@0")
         assert said(after) == said(before)
         weights = before.model.state_dict()
@@ -144,6 +148,49 @@ class TestStart:
         fewer = ClassNames(*(classes[:0:-1] for classes in vars(names_of(kept)).values()))
         assert start.heads(heads_config(ALL, fewer, start.model.encoder)) == kept
 
+    def test_masks_of_another_width_are_learned_from_nothing(self, trained, caplog):
+        start = start_from(trained)
+        kept = start.model.config.heads
+        wanted = heads_config(ALL, names_of(kept), start.model.encoder, mask_width=6)
+        heads = start.heads(wanted, 6)
+        assert heads.masks == replace(kept.masks, width=6)
+        assert (heads.labels, heads.boxes) == (kept.labels, kept.boxes)
+        assert f"has mask_width {kept.masks.width}, not 6" in caplog.text
+        assert start.heads(wanted, kept.masks.width) == kept
+
+    def test_what_counts_nothing_stays_to_the_last_bit(self, annotated, trained, tmp_path):
+        """A head anew on a model that says all else as before."""
+        config = TrainingConfig(epochs=2, batch_size=4, thaw="none")
+        weights = TaskConfig(caption_weight=0, label_weight=0, box_weight=0)
+        output = tmp_path / "model"
+        assemble(
+            options(
+                *(annotated, output),
+                start_from=trained,
+                config=config,
+                tasks=ALL,
+                task_config=weights,
+                mask_width=6,
+            )
+        ).run()
+        before, after = read(trained).model.state_dict(), read(f"{output}/last").model.state_dict()
+        assert before.keys() == after.keys()
+        moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
+        assert moved
+        assert all(name.startswith("heads.masks.") for name in moved)
+
+    def test_nothing_at_all_to_learn(self, annotated, trained, tmp_path):
+        weights = TaskConfig(caption_weight=0, mask_weight=0)
+        with pytest.raises(ValueError, match="all weights of captions and tasks are 0"):
+            assemble(
+                options(
+                    *(annotated, tmp_path),
+                    start_from=trained,
+                    tasks=("masks",),
+                    task_config=weights,
+                )
+            )
+
     def test_images_that_it_has_not_learned_from_are_scored_on(self, caplog):
         examples = [Example(f"file:///{n}.png", ("a",), image_id=f"{n}") for n in range(40)]
         fresh = {"3", "17"}
@@ -182,7 +229,7 @@ class TestStart:
             options("scenes:8", tmp_path, start_from="embedded", config=small, threads=1, tasks=ALL)
         )
         assert run._material.tokenizer.languages == ("en", "zh")
-        model, known = run.trainer.average.model, load("embedded", device="cpu").model
+        model, known = run.trainer.average.model, read(embedded_path()).model
         assert model.config.heads == known.config.heads
         weights = known.state_dict()
         assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
