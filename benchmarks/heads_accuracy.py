@@ -41,7 +41,12 @@ def main() -> None:
         scores = score_heads_on_scenes(captioner, TEST, options.scenes, combinations=combinations)
         told = ", ".join(f"{name} {value:.3f}" for name, value in scores.headline().items())
         print(f"- {options.scenes:,} {what}: {told}")
-    print(f"- Captions take {heads_cost(captioner):.1%} longer with the heads than without")
+    for threads in sorted({1, options.threads}):
+        torch.set_num_threads(threads)
+        print(
+            f"- Captions take {heads_cost(captioner):.1%} longer with the heads than without, "
+            f"{threads} threads"
+        )
     print(machine())
 
 

@@ -137,11 +137,14 @@ class AttentionDetector(nn.Module):
         """
         config = self.config
         least = config.score_threshold if score_threshold is None else score_threshold
-        scores = said.logits.float().sigmoid().flatten(1)  # (b, anchors * classes)
-        most = int((scores >= least).sum(1).max()) if len(scores) else 0
-        scores, chosen = scores.topk(min(_CANDIDATES * config.most, most), 1)
+        # An anchor is as sure as its surest class. Of one that is too unsure, or less sure than as
+        # many others as are looked at, no class counts: most classes are left alone.
+        near = _surest(said.logits.amax(2).float().sigmoid(), least, config.most).indices
+        logits = said.logits.take_along_dim(near.unsqueeze(2), 1)  # (b, k, classes)
+        scores, chosen = _surest(logits.float().sigmoid().flatten(1), least, config.most)
         valid = scores >= least
-        anchor, classes = chosen // len(config.classes), chosen % len(config.classes)
+        anchor = near.take_along_dim(chosen // len(config.classes), 1)
+        classes = chosen % len(config.classes)
         places = self.anchors(scores.device)
         offsets = said.offsets.float().take_along_dim(anchor.unsqueeze(2), 1)
         boxes = from_offsets(offsets, places[anchor]).clamp(0, 1)
@@ -158,6 +161,12 @@ class AttentionDetector(nn.Module):
         """[b x (anchors a cell * numbers) x h x w] to [b x anchors x numbers]."""
         numbers = maps.shape[1] // self.config.anchors
         return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, numbers)
+
+
+def _surest(scores: Tensor, least: float, most: int) -> torch.return_types.topk:
+    """Return the surest of each image [b x n], as many as some image has that are sure enough."""
+    count = int((scores >= least).sum(1).max()) if len(scores) else 0
+    return scores.topk(min(_CANDIDATES * most, count), 1)
 
 
 def focal_losses(logits: Tensor, truth: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
