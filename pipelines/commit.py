@@ -132,7 +132,7 @@ def _remove_torn(output: Output) -> None:
     protocol, _, root = output.uri.partition("://")
     if protocol != "file":
         return
-    for folder in (*TABLES, "staging", "runs", "."):
+    for folder in (*TABLES, "staging", "runs", "labelstudio", "."):
         for path in Path(root, folder).glob(".*.tmp"):
             if _TORN.fullmatch(path.name):
                 path.unlink(missing_ok=True)

@@ -181,19 +181,19 @@ def answered(rows: list[Row], answers: Answers) -> list[Row]:
     """Return the rows as they are after what a project says, a row an answer.
 
     A task without an answer has none any more, if somebody has taken it back. Of an image whose
-    task is gone what was said stays.
+    task is gone what was said stays, and of one whose task cannot be read.
     """
     after = []
     for image_id, row in newest(rows).items():
         blank = {**row, "choice": None, "reviewer": None, "compared_at": None}
         if row["choice"] == Choice.SAME:
             after.append(row)
-        elif image_id not in answers.tasks:
+        elif (task := answers.tasks.get(image_id)) is None or task in answers.failing:
             said = [one for one in rows if one["image_id"] == image_id and one["choice"]]
-            after += said or [{**blank, "task_id": None}]
+            after += said or [{**blank, "task_id": task}]
         else:
             said = [_said(row, answer) for answer in answers.said.get(image_id, ())]
-            after += said or [{**blank, "task_id": answers.tasks[image_id]}]
+            after += said or [{**blank, "task_id": task}]
     return sorted(after, key=_order)
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from captioner.contract import EMBEDDED, Captioner, ModelLoadError
 from captioner.evaluation.paired import Better, Paired, compare
+from captioner.images import Limits
 from captioner.loading import load
 from captioner.training.images import in_order
 from captioner.training.learned import images_learned
@@ -34,6 +35,7 @@ from pipelines.confidence import model_folder
 from pipelines.config import AnnotateConfig
 from pipelines.decoding import read_and_decode
 from pipelines.default_model import DefaultModel, read_default, write_default
+from pipelines.labelstudio.annotations import failing_tasks
 from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings
 from pipelines.labelstudio.comparing import ComparingProject, title_of
 from pipelines.listing import ImageRef
@@ -43,6 +45,7 @@ from pipelines.output import Output, new_run_id
 from pipelines.records import Captioned, Decoded, Failure
 from pipelines.report.promotion import lines, what_next
 from pipelines.report.terminal import say
+from pipelines.review_queue import caption_limits
 from schemas.kinds import Choice, FailureKind, Stage
 from schemas.uris import redact
 
@@ -78,9 +81,10 @@ def promote(args: argparse.Namespace) -> int:
             f"decoding {pair.decoding}; there is nothing to compare"
         )
     with opened(output, str(output.run_id)):
+        limits = caption_limits(output, pair.model_id, pair.decoding)
         images = _images(output, pair, _learned(args.candidate, default, pair))
-        rows = _caption(output, pair, captioner, args, images)
-        rows, exchanged = _exchange(output, pair, settings, rows)
+        rows = _caption(output, pair, captioner, args, images, limits)
+        rows, exchanged = _exchange(output, pair, settings, rows, limits)
         found = _compared(rows)
         print("\n".join(lines(pair, found)))
         _conclude(output, args, captioner, pair, found, rows)
@@ -117,8 +121,11 @@ def _learned(candidate: str, default: DefaultModel | None, pair: Pair) -> frozen
 
 
 def _images(output: Output, pair: Pair, learned: frozenset[str]) -> list[AuditedImage]:
-    """Return the audited images that tell of these models."""
+    """Return the audited images that tell of these models; none where an audit before told all."""
     drawn = comparisons.audited(output, pair.model_id, pair.decoding)
+    if not drawn and (known := len({row["image_id"] for row in comparisons.read(output, pair)})):
+        say(f"no audit is planned now; what counts are the {known:,} images of an earlier one")
+        return []
     if not drawn:
         raise CommandError(
             f"no caption by {pair.model_id} with decoding {pair.decoding} was drawn by an audit. "
@@ -141,6 +148,7 @@ def _caption(
     captioner: Captioner,
     args: argparse.Namespace,
     images: Sequence[AuditedImage],
+    limits: Limits,
 ) -> list[Row]:
     """Have the candidate caption what it has not captioned yet; return all rows."""
     config = AnnotateConfig(
@@ -150,6 +158,7 @@ def _caption(
         model_id=captioner.model_id,
         device=args.device,
         decoding=captioner.decoding,
+        limits=limits,
     )
     rows = comparisons.read(output, pair)
     known = {row["image_id"] for row in rows}
@@ -205,7 +214,7 @@ def _read(image: AuditedImage, captioner: Captioner, config: AnnotateConfig) -> 
 
 
 def _exchange(
-    output: Output, pair: Pair, settings: LabelStudioSettings, rows: list[Row]
+    output: Output, pair: Pair, settings: LabelStudioSettings, rows: list[Row], limits: Limits
 ) -> tuple[list[Row], bool]:
     """Read answers and make tasks; return all rows, and whether that was finished."""
     differing = {row["image_id"] for row in rows if row["choice"] != Choice.SAME}
@@ -214,7 +223,7 @@ def _exchange(
     try:
         with Client(settings) as client:
             client.check()
-            project = ComparingProject(client, settings.project, settings.previews)
+            project = ComparingProject(client, settings.project, settings.previews, limits)
             answers = project.answers(pair.id, sorted(differing))
             rows = comparisons.answered(rows, answers)
             comparisons.replace(output, pair, rows)
@@ -230,11 +239,13 @@ def _exchange(
         say(f"cannot be shown, so nobody can compare it: {redact(uri)}: {redact(why)}")
     if answers.unread:
         say(f"{answers.unread:,} annotations hold no answer and are passed over")
+    if answers.failing:
+        say(failing_tasks(answers.failing))
     say(
         f"Label Studio: {len(numbers):,} tasks made, {len(answers.tasks):,} there before, in "
         f"project {settings.project!r}: {project.address}"
     )
-    return rows, not failed
+    return rows, not (failed or answers.failing)
 
 
 def _compared(rows: list[Row]) -> Paired:

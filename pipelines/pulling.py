@@ -14,6 +14,7 @@ from pipelines.labelstudio.client import Client
 from pipelines.labelstudio.items import model_version
 from pipelines.labelstudio.review_rows import ReviewedTask, ReviewReader
 from pipelines.output import Output
+from pipelines.review_queue import caption_limits
 from pipelines.reviews import Changes, ImageSizes, PullState, ReviewUpdate
 
 
@@ -27,6 +28,7 @@ class Pulled:
         changes: what changed in the table.
         damaged: what is wrong with annotations that cannot be read.
         unknown: numbers of tasks with annotations that are of no caption of the output.
+        failing: numbers of tasks that the server fails at; what the table has of them stays.
         missing: how many tasks that the table has rows of are not in the project.
         elsewhere: how many rows were read of images that the output has no caption of.
     """
@@ -36,13 +38,14 @@ class Pulled:
     changes: Changes = field(default_factory=Changes)
     damaged: list[str] = field(default_factory=list)
     unknown: list[int] = field(default_factory=list)
+    failing: list[int] = field(default_factory=list)
     missing: int = 0
     elsewhere: int = 0
 
     def add(self, tasks: Iterable[ReviewedTask], sizes: ImageSizes) -> None:
-        """Count annotated tasks."""
+        """Count tasks, as far as they are annotated."""
         for task in tasks:
-            self.tasks += 1
+            self.tasks += bool(task.rows or task.damaged or task.unknown)
             self.damaged += task.damaged
             self.unknown += [task.id] if task.unknown else []
             self.elsewhere += sum(sizes.of(row["image_id"]) is None for row in task.rows)
@@ -58,6 +61,9 @@ def pull(
     on_progress: Callable[[int], None] = lambda tasks: None,
 ) -> Pulled:
     """Bring what reviewers said since the last pull into ``reviews``.
+
+    Where the server failed at tasks the others come, and the next pull reads from where this one
+    did, since it is not known when those are mended.
 
     Args:
         client: a connection to Label Studio.
@@ -81,18 +87,22 @@ def pull(
         {model_version(*model): model for model in captions_by_model(output)},
         sizes.of,
         annotations.reviewers(),
+        caption_limits(output),
     )
     for page in _paged(annotations.annotated(pulled.since)):
         tasks = [reader.read(task) for task in page]
         update.replace(tasks)
         pulled.add(tasks, sizes)
         on_progress(pulled.tasks)
-    if output.current().of("reviews"):
-        for page in _paged(annotations.bare(pulled.since)):  # Their reviews were withdrawn.
-            update.replace([reader.read(task) for task in page])
+    for page in _paged(annotations.uncounted(pulled.since)):  # Of most reviews were withdrawn.
+        tasks = [reader.read(task) for task in page]
+        update.replace(tasks)
+        pulled.add(tasks, sizes)
+    pulled.failing = annotations.failing
     pulled.missing = annotations.missing(_task_ids(output))
     pulled.changes = update.finish()
-    if write and newest and (since is None or (until is not None and since <= until)):
+    gapless = since is None or (until is not None and since <= until)
+    if write and newest and gapless and not pulled.failing:
         state.write(max(newest, until or newest))
     return pulled
 

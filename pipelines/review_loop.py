@@ -15,11 +15,16 @@ from pipelines.commands import (
     label_studio_settings,
 )
 from pipelines.committed import captions_by_model, newest_verdicts
-from pipelines.labelstudio.annotations import Annotations, ReviewProject, review_project
+from pipelines.labelstudio.annotations import (
+    Annotations,
+    ReviewProject,
+    failing_tasks,
+    review_project,
+)
 from pipelines.labelstudio.client import Client, LabelStudioError
 from pipelines.local import opened
 from pipelines.next_command import label_studio_flags
-from pipelines.options import EXIT_DONE
+from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
 from pipelines.output import Output
 from pipelines.pulling import Pulled, pull
 from pipelines.report.terminal import LINE_SECONDS, say
@@ -43,7 +48,7 @@ def review_pull(args: argparse.Namespace) -> int:
     for why in _some(pulled.damaged):
         say(f"not taken: {why}")
     print("\n".join(_pull_lines(args, output, pulled)))
-    return EXIT_DONE
+    return EXIT_NOT_PUSHED if pulled.failing else EXIT_DONE
 
 
 def review_status(args: argparse.Namespace) -> int:
@@ -62,7 +67,7 @@ def review_status(args: argparse.Namespace) -> int:
     print("\n".join(_status_lines(output, pulled, tasks, drafts)))
     if pulled.changes.changed:
         print(f"Bring them with: {_pull_command(args)}")
-    return EXIT_DONE
+    return EXIT_NOT_PUSHED if pulled.failing else EXIT_DONE
 
 
 @contextmanager
@@ -120,6 +125,8 @@ def _pull_lines(args: argparse.Namespace, output: Output, pulled: Pulled) -> Ite
 
 def _remarks(pulled: Pulled) -> Iterator[str]:
     """Say what was read and is not what a reader of the table may take it for."""
+    if pulled.failing:
+        yield failing_tasks(pulled.failing)
     if pulled.damaged:
         yield f"annotations that cannot be read and were not taken: {len(pulled.damaged):,}"
     if pulled.unknown:
@@ -153,7 +160,7 @@ def _status_lines(output: Output, pulled: Pulled, tasks: int, drafts: int) -> It
     if changes.removed:
         yield f"{changes.removed.total():,} of the pulled ones were changed or withdrawn since"
     yield from _remarks(pulled)
-    if not changes.changed:
+    if not (changes.changed or pulled.failing):
         yield "all is pulled"
 
 

@@ -89,6 +89,12 @@ def review_items(
     return QueuedItems(rows.take(order))
 
 
+def queue_kinds(items: QueuedItems) -> list[tuple[str, str]]:
+    """Return the models and decoding configs whose captions are to be pushed."""
+    kinds = items.rows.group_by(["model_id", "decoding"]).aggregate([]).to_pylist()
+    return sorted((kind["model_id"], kind["decoding"]) for kind in kinds)
+
+
 def _to_review(output: Output, model_id: str | None, decoding: str | None) -> pa.Table:
     """Return the keys of the queue's rows that are to be seen and have no verdict yet."""
     found = [pa.schema([REVIEW.field(name) for name in _QUEUE_COLUMNS]).empty_table()]
@@ -205,7 +211,33 @@ def queue_limits(
         model_id: only this model's; all models' if None.
         decoding: only this decoding config's; all if None.
     """
-    told = [config.get("limits") for config in queue_configs(output, model_id, decoding)]
+    return _limits(queue_configs(output, model_id, decoding))
+
+
+def caption_limits(
+    output: Output, model_id: str | None = None, decoding: str | None = None
+) -> Limits:
+    """Return what images of captions may cost: the most that one of their runs allowed.
+
+    Where no manifest tells, it is what `annotate` allows by default.
+
+    Args:
+        output: the output.
+        model_id: only this model's; all models' if None.
+        decoding: only this decoding config's; all if None.
+    """
+    names = ["model_id", "decoding", "run_id"]
+    runs = {
+        row["run_id"]
+        for _, table in output.tables("captions", names)
+        for row in table.group_by(names).aggregate([]).to_pylist()
+        if model_id in (None, row["model_id"]) and decoding in (None, row["decoding"])
+    }
+    return _limits(output.read_manifest(run).get("config", {}) for run in sorted(runs))
+
+
+def _limits(configs: Iterable[dict[str, Any]]) -> Limits:
+    told = [config.get("limits") for config in configs]
     known = [Limits(**limits) for limits in told if limits and set(limits) <= _LIMITS] or [Limits()]
     return Limits(max(one.max_bytes for one in known), max(one.max_pixels for one in known))
 

@@ -8,6 +8,13 @@ changes or deletes an annotation sets that (in 1.23.0 tasks/models.py, ``Annotat
 ``delete``, and data_manager/actions), drafts do not. *Remove Duplicated Tasks* alone moves
 annotations without it. It is set before a request is carried out in full, so each reading begins a
 while before the last one did.
+
+Its counts of a task's annotations are not to be relied on: on SQLite, while several people work,
+one was 0 beside an annotation. So tasks that have none by these counts are looked at, too.
+
+At a page with a text that is not Unicode (half of a pair of surrogates, which scripts make where
+they cut a text) the server fails, since it cannot write it as UTF-8. Such a page is read in halves,
+down to the tasks that it fails at alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,11 +25,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 from pipelines.labelstudio import config
-from pipelines.labelstudio.client import Client, LabelStudioError
+from pipelines.labelstudio.client import Client, FailingError, LabelStudioError
 from pipelines.labelstudio.project import find_project
 from pipelines.labelstudio.query import Filter, ask, when, where
 from pipelines.labelstudio.regions import TAGS
 from pipelines.labelstudio.review_rows import OURS
+from pipelines.labelstudio.sending import halves
 
 MARGIN = timedelta(minutes=10)
 """How much longer than its own time stamp a request may take until others see what it did."""
@@ -32,6 +40,13 @@ BARE_PAGE = 1000
 ASKED_AT_ONCE = 300
 """Numbers of tasks in a query: it travels in the address, which servers limit."""
 
+FAILURES = 2
+"""After how many in a row the server is taken to fail at what it is asked for."""
+
+MOST_FAILING = 100
+"""Tasks that the server may fail at; with more it is taken to fail by itself."""
+
+_NAMED = 10
 _TASK_FIELDS = ("id", "data", "annotations", "predictions")
 _ANNOTATION_FIELDS = (
     "result",
@@ -43,6 +58,7 @@ _ANNOTATION_FIELDS = (
     "draft_created_at",
     "parent_prediction",
 )
+_FIELDS = ",".join((*_TASK_FIELDS, *_ANNOTATION_FIELDS))
 """The server takes one list for tasks and annotations; to leave others out is twice as fast."""
 
 
@@ -110,8 +126,27 @@ def _controls(label_config: str, title: str, number: int) -> frozenset[str]:
     return frozenset(found)
 
 
+def failing_tasks(numbers: Sequence[int]) -> str:
+    """Say that the server failed at tasks, which, and what to do about it.
+
+    Args:
+        numbers: of the tasks, one at least.
+    """
+    more = f" and {len(numbers) - _NAMED:,} more" if len(numbers) > _NAMED else ""
+    return (
+        f"tasks that Label Studio fails at (status 500), which were not read: "
+        f"{', '.join(map(str, numbers[:_NAMED]))}{more}. It does where a text is not Unicode (half "
+        "a character); choose these tasks in the project's list and Delete Annotations (or the "
+        "tasks, if it is in their data), then have them done again"
+    )
+
+
 class Annotations:
-    """Reads the annotated tasks of a project."""
+    """Reads the annotated tasks of a project.
+
+    Attributes:
+        failing: numbers of tasks that the server failed at, and that were passed over.
+    """
 
     def __init__(self, client: Client, project_id: int) -> None:
         """Look at nothing yet.
@@ -122,6 +157,8 @@ class Annotations:
         """
         self._client = client
         self._ask = partial(ask, client, project_id)
+        self.failing: list[int] = []
+        self._seen: set[int] = set()
 
     def newest_change(self) -> datetime | None:
         """Return when the project's tasks last changed, by the server's clock; None without any."""
@@ -130,29 +167,42 @@ class Annotations:
         return times[0] if times else None
 
     def annotated(self, since: datetime | None) -> Iterator[dict[str, Any]]:
-        """Yield the annotated tasks that changed since a time, all if None, each once.
+        """Yield the tasks that changed since a time, all if None, and count as annotated.
 
-        They come with annotations and predictions, as Label Studio writes them.
+        They come each once, with annotations and predictions, as Label Studio writes them. Those
+        that it fails at are passed over.
         """
         changed = _changed(since)
-        fields = ",".join((*_TASK_FIELDS, *_ANNOTATION_FIELDS))
+        self._seen.clear()
         some = [where("total_annotations", "greater", 0)]
         skipped = [
-            where("total_annotations", "equal", 0),
+            where("total_annotations", "less", 1),
             where("cancelled_annotations", "greater", 0),
         ]
-        seen = set()
         for which in (some, skipped):  # Filters are joined by one word, so it takes two queries.
-            for task in self._pages([*which, *changed], fields, PAGE, fields="all"):
-                if task["id"] not in seen:
-                    seen.add(task["id"])
+            for task in self._pages([*which, *changed], _FIELDS, PAGE, fields="all"):
+                if task["id"] not in self._seen:
+                    self._seen.add(task["id"])
                     yield task
 
-    def bare(self, since: datetime | None) -> Iterator[dict[str, Any]]:
-        """Yield the tasks that changed since a time, all if None, and have no annotations."""
-        none = [where(f"{kind}_annotations", "equal", 0) for kind in ("total", "cancelled")]
-        for task in self._pages([*none, *_changed(since)], "id,data,created_at", BARE_PAGE):
-            yield task | {"annotations": [], "predictions": []}
+    def uncounted(self, since: datetime | None) -> Iterator[dict[str, Any]]:
+        """Yield the other tasks that changed since a time, all if None: to be read after those.
+
+        They have no annotations by Label Studio's counts; those that have some all the same come
+        in full. Those that it fails at are passed over.
+        """
+        none = [where(f"{kind}_annotations", "less", 1) for kind in ("total", "cancelled")]
+        fields = "id,data,created_at,annotations"  # Of annotations that is their numbers.
+        pages = self._pages([*none, *_changed(since)], fields, BARE_PAGE, fields="all")
+        miscounted = []
+        for task in pages:
+            if not task["annotations"]:
+                yield task | {"predictions": []}
+            elif task["id"] not in self._seen:  # Not counted any more since it was read.
+                miscounted.append(task["id"])
+        for start in range(0, len(miscounted), ASKED_AT_ONCE):
+            these = [where("id", "in_list", miscounted[start : start + ASKED_AT_ONCE])]
+            yield from self._pages(these, _FIELDS, PAGE, fields="all")
 
     def tasks(self) -> int:
         """Return how many tasks the project has."""
@@ -188,11 +238,35 @@ class Annotations:
         options |= {"include": include, "ordering": "tasks:id"}
         while True:
             after = [*filters, where("id", "greater", last)]
-            answer = self._ask(after, page_size=size, **options)
-            yield from answer["tasks"]
+            try:
+                answer = self._ask(after, page_size=size, failing=FAILURES, **options)
+                found = iter(answer["tasks"])
+            except FailingError:
+                answer = self._ask(after, page_size=size, **(options | {"include": "id"}))
+                numbers = [int(task["id"]) for task in answer["tasks"]]
+                found = self._divided(numbers, filters, page_size=size, **options)
+            yield from found
             if len(answer["tasks"]) >= answer["total"] or not answer["tasks"]:
                 return
             last = answer["tasks"][-1]["id"]
+
+    def _divided(
+        self, numbers: list[int], filters: list[Filter], **options: Any
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the tasks of a page at which the server fails, but those that are to blame."""
+        waiting = halves(numbers)
+        while waiting:
+            some = waiting.pop()
+            among = where("id", "in", {"min": some[0], "max": some[-1]})
+            try:
+                yield from self._ask([*filters, among], failing=FAILURES, **options)["tasks"]
+            except FailingError:
+                if len(some) > 1:
+                    waiting += halves(some)
+                elif len(self.failing) == MOST_FAILING:
+                    raise
+                elif some[0] not in self.failing:
+                    self.failing += some
 
     def _count(self, filters: list[Filter]) -> int:
         return int(self._ask(filters, page_size=1, include="id")["total"])

@@ -50,6 +50,10 @@ class OutcomeUnknownError(LabelStudioError):
     """A request that may or may not have been carried out."""
 
 
+class FailingError(LabelStudioError):
+    """A request that the server takes and fails at (status 500), each time."""
+
+
 class Token:
     """An API token that is never printed, logged or pickled by accident (promise 10)."""
 
@@ -215,9 +219,19 @@ class Client:
                 raise
             raise self._not_label_studio() from None
 
-    def get(self, path: str, **options: Any) -> Any:
-        """Get JSON; sent again when the network or the server fails."""
-        return self._json(self._send("GET", path, **options))
+    def get(self, path: str, *, failing: int | None = None, **options: Any) -> Any:
+        """Get JSON; sent again when the network or the server fails.
+
+        Args:
+            path: what to get.
+            failing: after how many answers with status 500 to believe them; as often as all else
+                is tried if None.
+            options: of the request.
+
+        Raises:
+            FailingError: if the server answers, but with status 500.
+        """
+        return self._json(self._send("GET", path, failing=failing, **options))
 
     def patch(self, path: str, body: object) -> Any:
         """Change what is there; sent again when the network or the server fails."""
@@ -266,10 +280,12 @@ class Client:
         *,
         authorize: bool = True,
         allowed: tuple[int, ...] | range = (),
+        failing: int | None = None,
         **options: Any,
     ) -> httpx.Response:
         """Send a request until it is answered, refused, or not worth another try."""
         last = self._retries
+        failed = 0
         repeatable, more = method != "POST", options.pop("headers", {})
         for attempt in range(last + 1):
             response: httpx.Response | None = None
@@ -283,6 +299,9 @@ class Client:
                 unsent, reason = response.status_code == 429, f"status {response.status_code}"
                 if response.status_code < 500 and not unsent:
                     return self._accepted(response, allowed)
+                failed += response.status_code == 500
+                if failed == failing:
+                    last = attempt
             except (httpx.TransportError, httpx.DecodingError) as error:
                 unsent = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
                 reason = f"no {'connection' if unsent else 'answer'} ({type(error).__name__})"
@@ -299,6 +318,11 @@ class Client:
                 break
             logger.info("%s %s: %s; trying again", method, path, reason)
             self.wait(attempt, response)
+        if response is not None and response.status_code == 500:
+            raise FailingError(
+                f"Label Studio at {self.url} fails at {method} {path} (status 500, {attempt + 1} "
+                "times); its log says why"
+            )
         raise LabelStudioError(
             f"Label Studio at {self.url} does not answer ({method} {path}: {reason}, "
             f"{last + 1} times); check that it runs and that --label_studio_url is right"

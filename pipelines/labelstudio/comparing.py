@@ -7,13 +7,15 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from xml.etree import ElementTree
 
+from captioner.images import Limits
 from pipelines.labelstudio import config
 from pipelines.labelstudio.annotations import Annotations
 from pipelines.labelstudio.client import Client
-from pipelines.labelstudio.images import Images, Picture
+from pipelines.labelstudio.images import BY_DEFAULT, Images, Picture
 from pipelines.labelstudio.project import OtherConfigError, create_project, find_project
 from pipelines.labelstudio.review_rows import reviewer_of
 from pipelines.labelstudio.sending import send
@@ -90,11 +92,13 @@ class Answers:
         tasks: number of the task of each image that has one.
         said: answers by image, oldest first; none of what was skipped.
         unread: annotations in which there is no answer.
+        failing: numbers of tasks that the server fails at: what is said there is not known.
     """
 
     tasks: dict[str, int]
     said: dict[str, list[Answer]]
     unread: int = 0
+    failing: tuple[int, ...] = ()
 
 
 def title_of(review_project: str) -> str:
@@ -105,13 +109,16 @@ def title_of(review_project: str) -> str:
 class ComparingProject:
     """The project in which two models' captions are compared."""
 
-    def __init__(self, client: Client, title: str, previews: bool = False) -> None:
+    def __init__(
+        self, client: Client, title: str, previews: bool = False, limits: Limits = BY_DEFAULT
+    ) -> None:
         """Find the project with exactly this title, or make it.
 
         Args:
             client: a connection to Label Studio.
             title: of the project.
             previews: upload a preview even of what Label Studio could read itself.
+            limits: how many pixels an image may have whose preview is made.
 
         Raises:
             LabelStudioError: if two have the title, or its labelling config is for something else.
@@ -122,7 +129,7 @@ class ComparingProject:
         self.address = f"{client.url}/projects/{project['id']}/data"
         self._client, self._id = client, int(project["id"])
         self._tasks = Tasks(client, self._id)
-        self._images = Images(client, self._id, previews)
+        self._images = Images(client, self._id, previews, limits)
         self._read = Annotations(client, self._id)
 
     def answers(self, pair: str, image_ids: Iterable[str]) -> Answers:
@@ -136,7 +143,7 @@ class ComparingProject:
         tasks = {keys[key]: number for key, number in self._there().items() if key in keys}
         said: dict[str, list[Answer]] = {}
         unread, names = 0, self._read.reviewers()
-        for task in self._read.annotated(None):
+        for task in chain(self._read.annotated(None), self._read.uncounted(None)):
             image_id = keys.get(task["data"].get("image_id"))
             for annotation in task["annotations"] if image_id is not None else ():
                 answer = _answer(annotation, int(task["id"]), names)
@@ -145,7 +152,7 @@ class ComparingProject:
                 unread += answer is None and not annotation["was_cancelled"]
         for answers in said.values():
             answers.sort(key=lambda answer: (answer.answered_at, answer.task_id))
-        return Answers(tasks, said, unread)
+        return Answers(tasks, said, unread, tuple(self._read.failing))
 
     def ask(
         self, pair: str, comparisons: Sequence[Comparison]

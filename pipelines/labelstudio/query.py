@@ -35,6 +35,7 @@ def ask(
     *,
     numbers: Sequence[int] | None = None,
     ordering: str | None = None,
+    failing: int | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Return the first page of the tasks that fit all filters, with their number.
@@ -45,9 +46,11 @@ def ask(
         filters: what has to be so.
         numbers: only of these tasks, if given.
         ordering: the column to order by, such as ``-tasks:updated_at``.
+        failing: after how many answers with status 500 to believe them; see `Client.get`.
         options: what else ``/api/tasks`` takes, such as ``page_size`` and ``include``.
 
     Raises:
+        FailingError: if the server answers with status 500.
         LabelStudioError: if that is not what the server answers.
     """
     query: dict[str, Any] = {"filters": {"conjunction": "and", "items": list(filters)}}
@@ -58,7 +61,7 @@ def ask(
     written = json.dumps(query, separators=(",", ":"))
     # Signed addresses are of no use here, and take time.
     fixed = {"project": project_id, "resolve_uri": "false", "query": written}
-    answer = client.get("/api/tasks", params=fixed | options)
+    answer = client.get("/api/tasks", params=fixed | options, failing=failing)
     if not isinstance(answer, dict) or "tasks" not in answer:
         raise LabelStudioError(
             f"{client.url} did not answer with tasks; is it Label Studio 1.20 or later?"

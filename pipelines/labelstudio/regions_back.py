@@ -15,6 +15,7 @@ from captioner.annotations import Annotations, Box, Label, Mask
 from captioner.images import Limits
 from pipelines.labelstudio.regions import BOXES, LABELS, MASKS, TAGS
 
+BY_DEFAULT = Limits()
 _Size = tuple[int, int]
 _Pixels = npt.NDArray[np.uint8]
 _HALF = 128
@@ -26,7 +27,10 @@ class ResultError(ValueError):
 
 
 def annotations_left(
-    results: Sequence[Mapping[str, Any]], controls: Collection[str], original: _Size | None
+    results: Sequence[Mapping[str, Any]],
+    controls: Collection[str],
+    original: _Size | None,
+    limits: Limits = BY_DEFAULT,
 ) -> Annotations:
     """Read labels, boxes and masks as a reviewer left them.
 
@@ -36,6 +40,7 @@ def annotations_left(
             none; one that is not is unknown.
         original: width and height of the upright original, in pixels. Without them boxes and
             masks are unknown.
+        limits: how many pixels the picture of a mask may have.
 
     Returns:
         What was left, in pixels of the upright original, clipped to it. What has no area there is
@@ -52,8 +57,8 @@ def annotations_left(
         found = chain.from_iterable(_boxes(result, original) for result in _of(results, BOXES))
         boxes = tuple(found)
     if MASKS in controls and original:
-        areas = chain.from_iterable(_masks(result, original) for result in _of(results, MASKS))
-        masks = tuple(areas)
+        areas = (_masks(result, original, limits) for result in _of(results, MASKS))
+        masks = tuple(chain.from_iterable(areas))
     return Annotations(labels, boxes, masks)
 
 
@@ -126,11 +131,11 @@ def _number(value: Mapping[str, Any], side: str, default: float | None = None) -
     return float(number)
 
 
-def _masks(result: Mapping[str, Any], original: _Size) -> Iterator[Mask]:
+def _masks(result: Mapping[str, Any], original: _Size, limits: Limits) -> Iterator[Mask]:
     """Decode a brush, which has a pixel for each of the picture that was shown."""
     names = _names(result, MASKS)
     _refuse_turned(result, MASKS)
-    shown = _shown(result)
+    shown = _shown(result, limits)
     if result["value"].get("format") != "rle":
         raise ResultError(f"a mask in {MASKS!r} is not in Label Studio's run lengths")
     area = Image.fromarray(_covered(result["value"].get("rle"), shown))
@@ -159,12 +164,12 @@ def _covered(rle: object, shown: _Size) -> _Pixels:
     return covered
 
 
-def _shown(result: Mapping[str, Any]) -> _Size:
+def _shown(result: Mapping[str, Any], limits: Limits) -> _Size:
     size = result.get("original_width"), result.get("original_height")
     width, height = size
     if type(width) is not int or type(height) is not int or min(width, height) < 1:
         raise ResultError(f"a mask is on a picture of {_short(size)} pixels")
-    if width * height > Limits().max_pixels:
+    if width * height > limits.max_pixels:
         raise ResultError(f"a mask is on a picture of {width} x {height} pixels, which is too many")
     return width, height
 

@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from captioner.images import Limits
 from pipelines.labelstudio.config import CAPTION, VERDICT, VERDICTS
 from pipelines.labelstudio.regions import TAGS
-from pipelines.labelstudio.regions_back import ResultError, annotations_left, texts, value_of
+from pipelines.labelstudio.regions_back import (
+    BY_DEFAULT,
+    ResultError,
+    annotations_left,
+    texts,
+    value_of,
+)
 from schemas.kinds import Verdict
 
 OURS = (CAPTION, VERDICT, *TAGS)
@@ -59,6 +66,7 @@ class ReviewReader:
         models: model id and decoding of the output's captions, by model version.
         size_of: width and height of an image in pixels, by image id; None if not known.
         reviewers: e-mail addresses by the number of the user.
+        limits: how many pixels the picture of a mask may have.
     """
 
     controls: Collection[str]
@@ -66,6 +74,7 @@ class ReviewReader:
     models: Mapping[str, tuple[str, str]]
     size_of: Callable[[str], tuple[int, int] | None]
     reviewers: Mapping[int, str] = field(default_factory=dict)
+    limits: Limits = BY_DEFAULT
 
     def read(self, task: Mapping[str, Any]) -> ReviewedTask:
         """Read a task with its annotations and predictions."""
@@ -141,7 +150,8 @@ class ReviewReader:
         choice, left = _choice(results), _text(results)
         verdict = verdict_of(choice, shown.text, left)
         caption = {Verdict.ACCEPTED: shown.text, Verdict.EDITED: normal(left or "")}.get(verdict)
-        found = annotations_left(results, self.controls, self.size_of(data["image_id"]))
+        size = self.size_of(data["image_id"])
+        found = annotations_left(results, self.controls, size, self.limits)
         columns = {
             name: None if items is None else list(items) for name, items in asdict(found).items()
         }

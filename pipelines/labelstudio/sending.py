@@ -60,7 +60,7 @@ def send(
             if in_doubt == TRIES:
                 raise
             client.wait(in_doubt)
-            waiting += _halves(missing(keys))
+            waiting += halves(missing(keys))
             continue
         except LabelStudioError as error:
             if error.status not in DIVIDED:
@@ -68,7 +68,7 @@ def send(
             if len(keys) == 1:
                 refused[keys[0]] = error
             else:
-                waiting += _halves(keys)
+                waiting += halves(keys)
             continue
         in_doubt = 0
         taken(keys, answer)
@@ -97,7 +97,7 @@ def _bounded(written: Mapping[Key, bytes], most: int) -> Iterator[list[Key]]:
         yield some
 
 
-def _halves(keys: list[Key]) -> list[list[Key]]:
+def halves(keys: list[Key]) -> list[list[Key]]:
     """Return the two halves, the second one first: what waits is taken from the end."""
     middle = (len(keys) + 1) // 2
     return [half for half in (keys[middle:], keys[:middle]) if half]

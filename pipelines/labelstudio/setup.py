@@ -26,6 +26,7 @@ class Ready:
         storages: each bucket, and whether its storage was made now.
         by_address: how many images a browser gets from their own web address.
         previews: of how many images the push uploads a preview.
+        attention: whether it shows where the model looked, for which a push needs the model.
     """
 
     id: int
@@ -35,6 +36,7 @@ class Ready:
     storages: dict[str, bool]
     by_address: int
     previews: int
+    attention: bool
 
 
 def set_up(
@@ -94,6 +96,7 @@ def set_up(
         storages={bucket: images.open_store(uri) for bucket, uri in samples.items()},
         by_address=by_address,
         previews=uploaded,
+        attention=project.attention,
     )
 
 

@@ -206,11 +206,13 @@ def test_recovery_removes_files_of_ours_that_nobody_names(output: Output):
     clear(output, commit(output, [stage(output, "captions", ("a", "1", 0))]))
     stray = output.path("captions", f"part-{24 * '0'}.parquet")
     torn = output.path("captions", ".0123abcd.tmp")
+    state = output.path("labelstudio", ".0123abcd.tmp")
     theirs = output.path("captions", "notes.txt")
-    for uri in (stray, torn, theirs):
+    for uri in (stray, torn, state, theirs):
         storage.write_bytes_atomically(uri, b"half published")
     recover(output)
     assert not storage.exists(stray)
     assert not storage.exists(torn)
+    assert not storage.exists(state)
     assert storage.exists(theirs)
     assert live(output) == [("a", "1")]

@@ -166,6 +166,15 @@ class TestAnswers:
         assert (back["choice"], back["reviewer"], back["compared_at"]) == (None, None, None)
         assert back["task_id"] == 7
 
+    def test_of_a_task_that_cannot_be_read_what_was_said_stays(self, output: Output):
+        asked = [comparisons.new_row(PAIR, image(n), "a cat") for n in (1, 2)]
+        ids = [row["image_id"] for row in asked]
+        tasks = {ids[0]: 7, ids[1]: 8}
+        before = comparisons.answered(asked, Answers(tasks, {ids[0]: [said("both right")]}))
+        after = comparisons.answered(before, Answers(tasks, {}, failing=(7, 8)))
+        assert after == before
+        assert [(row["choice"], row["task_id"]) for row in after] == [("both_right", 7), (None, 8)]
+
     def test_of_a_deleted_task_what_was_said_stays_and_the_rest_is_asked_anew(self, output: Output):
         add(output, "captions", captions([0.5] * 3))
         asked = [comparisons.new_row(PAIR, image(n), "a cat") for n in (1, 2)]

@@ -21,6 +21,7 @@ from pipelines.planning import ReviewRules, plan_review
 from pipelines.report.promotion import what_next
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import annotate, rows, write_images
+from tests.pipelines.labelstudio.reviewing import cut
 from tests.servers import LabelStudio, free_port
 
 COUNT = 24
@@ -77,11 +78,11 @@ class World:
         headers = {"Authorization": f"Token {self.server.token}"}
         return httpx.Client(base_url=self.server.url, headers=headers, timeout=60)
 
-    def tasks(self) -> list[dict[str, Any]]:
+    def tasks(self, **more: str) -> list[dict[str, Any]]:
         title = f"{self.title}: which is better"
         with self._http() as http:
             (project,) = http.get("/api/projects", params={"title": title}).json()["results"]
-            options = {"project": project["id"], "page_size": 5000, "fields": "all"}
+            options = {"project": project["id"], "page_size": 5000, "fields": "all", **more}
             options["query"] = json.dumps({"ordering": ["tasks:id"]})
             found: list[dict[str, Any]] = http.get("/api/tasks", params=options).json()["tasks"]
         return found
@@ -104,6 +105,13 @@ def for_candidate(first: str, second: str) -> str:
 
 def for_present(first: str, second: str) -> str:
     return "second" if first.endswith("better") else "first"
+
+
+def limit(world: World, pixels: int) -> None:
+    """Let the run that the output was made with say how many pixels an image might have."""
+    (run,) = {row["run_id"] for row in rows(world.output)}
+    config = {"limits": {"max_bytes": 10_000, "max_pixels": pixels}}
+    world.output.write_manifest(run, world.output.read_manifest(run) | {"config": config})
 
 
 @pytest.fixture
@@ -238,7 +246,50 @@ class TestNotBetter:
         assert "both models say the same of every audited image" in told.err
 
 
+class TestWithoutAudit:
+    """A plan without one came after the comparison was begun."""
+
+    def test_what_was_compared_decides(self, online: World, capsys):
+        online.promote()
+        online.answer(for_candidate, most=8)
+        plan_review(online.output, "fake@1", DECODING, ReviewRules(review_below=1.0, audit=0))
+        capsys.readouterr()
+        assert online.promote() == 0
+        told = capsys.readouterr()
+        assert "no audit is planned now; what counts are the 24 images of an earlier" in told.err
+        assert "8 of 12 compared: 8 better by the candidate" in told.out
+        assert "verdict: the candidate is better" in told.out
+        assert json.loads((online.folder / "out" / "model").read_text())["model_id"] == "new@2"
+        assert online.candidate.batches == [24]
+        assert len(online.tasks()) == 12
+
+    def test_what_differs_is_asked(self, online: World, capsys):
+        assert online.promote(url=f"http://127.0.0.1:{free_port()}") == 4
+        plan_review(online.output, "fake@1", DECODING, ReviewRules(review_below=1.0, audit=0))
+        assert online.promote() == 0
+        assert len(online.tasks()) == 12
+        assert "verdict: cannot tell yet" in capsys.readouterr().out
+
+
 class TestImages:
+    def test_of_more_pixels_than_the_output_was_made_with(self, world: World, capsys):
+        """They have 120."""
+        limit(world, 119)
+        assert world.promote(url="http://127.0.0.1:9") == 1
+        assert "12 x 10 pixels; the limit is 119 in all" in capsys.readouterr().err
+        limit(world, 120)
+        assert world.promote(url="http://127.0.0.1:9") == 4
+        assert len(world.compared) == COUNT
+
+    def test_previews_have_the_same_limit(self, online: World, capsys):
+        assert online.promote(url=f"http://127.0.0.1:{free_port()}") == 4
+        limit(online, 119)
+        assert online.promote() == 4
+        told = capsys.readouterr().err
+        assert "cannot be shown, so nobody can compare it" in told
+        assert "no preview: 12 x 10 pixels; the limit is 119 in all" in told
+        assert online.tasks() == []
+
     def test_that_cannot_be_read_are_left_out_and_tried_again(self, online: World, capsys):
         gone, changed = (online.folder / "in" / f"0000{n}.png" for n in (1, 2))
         content = gone.read_bytes()
@@ -351,6 +402,26 @@ class TestErrors:
         assert online.promote() == 0
         assert online.candidate.batches == [24], "what was captioned is not captioned again"
         assert len(online.tasks()) == 12
+
+    def test_a_task_that_the_server_fails_at_keeps_its_answer(
+        self, online: World, monkeypatch, capsys
+    ):
+        monkeypatch.setattr("pipelines.labelstudio.client._delay", lambda *_: 0.01)
+        online.promote()
+        online.answer(for_candidate, most=2)
+        online.promote()
+        before = online.compared
+        one, _, other = [task["id"] for task in online.tasks()][:3]
+        with online._http() as http:
+            for task in (one, other):
+                cut(http, task, "better")
+        capsys.readouterr()
+        assert online.promote() == 4
+        told = capsys.readouterr()
+        assert f"fails at (status 500), which were not read: {one}, {other}. It does" in told.err
+        assert "2 of 12 compared" in told.out
+        assert online.compared == before
+        assert len(online.tasks(include="id")) == 12
 
 
 class TestWhatNext:

@@ -4,9 +4,14 @@ What a browser sends was read from one: the caption with every region that is le
 the time spent, and in ``parent_prediction`` the prediction that was filled in.
 """
 
+import contextlib
+import json
+import sqlite3
 import uuid
 from collections.abc import Sequence
 from typing import Any
+
+import httpx
 
 from captioner.annotations import NO_CLASSES, ClassNames
 from pipelines.labelstudio import config
@@ -111,6 +116,28 @@ def submit(
         "started_at": "2026-11-21T20:00:00.000Z",
     }
     return dict(queue.post(f"/api/tasks/{task['id']}/annotations/", body | changes))
+
+
+def cut(http: httpx.Client, task: int, name: str = "caption") -> None:
+    """Review a task with a text that ends within a character, at which the server then fails.
+
+    Args:
+        http: a connection to the server.
+        task: its number.
+        name: of the control.
+    """
+    half = "a \ud83d"
+    kinds = {"caption": ("textarea", {"text": [half]}), "better": ("choices", {"choices": [half]})}
+    body = json.dumps({"result": [_region(name, *kinds[name])]})
+    path, headers = f"/api/tasks/{task}/annotations/", {"Content-Type": "application/json"}
+    assert http.post(path, content=body, headers=headers).status_code == 500  # It is kept.
+
+
+def miscount(queue: Queue, task: int) -> None:
+    """Let the server's count of a task's annotations be 0, as where many work at once."""
+    database = queue.server.directory / "data" / "label_studio.sqlite3"
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as connection, connection:
+        connection.execute("UPDATE task SET total_annotations = 0 WHERE id = ?", (task,))
 
 
 def change(queue: Queue, annotation: dict[str, Any], choice: str, caption: str) -> None:

@@ -18,6 +18,7 @@ from tests.pipelines.labelstudio.reviewing import (
     change,
     delete,
     fill,
+    miscount,
     new_user,
     result,
     submit,
@@ -115,7 +116,19 @@ class TestReading:
             "fake@1/0123456789ab"
         ]
         assert read[1]["annotations"][0]["was_cancelled"] is True
-        assert ids(opened(client, queue).bare(None)) == [tasks[0]["id"], tasks[3]["id"]]
+        assert ids(opened(client, queue).uncounted(None)) == [tasks[0]["id"], tasks[3]["id"]]
+
+    def test_what_is_not_counted_comes_once_and_in_full(self, client: Client, queue: Queue) -> None:
+        said = [[{"result": result(f"caption {n}", "accept")}] for n in range(3)]
+        tasks = fill(queue, 4, annotations=[*said, []])
+        miscount(queue, tasks[1]["id"])
+        reading = opened(client, queue)
+        assert ids(reading.annotated(None)) == [tasks[0]["id"], tasks[2]["id"]]
+        miscount(queue, tasks[2]["id"])  # It has been read.
+        bare, uncounted = reading.uncounted(None)
+        assert (bare["id"], bare["annotations"]) == (tasks[3]["id"], [])
+        assert uncounted["id"] == tasks[1]["id"]
+        assert uncounted["annotations"][0]["result"] == said[1][0]["result"]
 
     def test_a_task_with_both_a_skip_and_a_review_comes_once(
         self, client: Client, queue: Queue
@@ -142,7 +155,7 @@ class TestReading:
         fill(queue, 0)
         reading = opened(client, queue)
         assert reading.newest_change() is None
-        assert list(reading.annotated(None)) == list(reading.bare(None)) == []
+        assert list(reading.annotated(None)) == list(reading.uncounted(None)) == []
         assert (reading.tasks(), reading.drafts(), reading.missing([])) == (0, 0, 0)
 
     def test_tasks_that_are_gone_are_counted(
@@ -225,9 +238,9 @@ class TestWhatChangedSince:
         reading = opened(client, queue)
         for (name, act), task in zip(CHANGES.items(), tasks, strict=True):
             since = _newest(reading) + A_MOMENT
-            assert [*reading.annotated(since), *reading.bare(since)] == []
+            assert [*reading.annotated(since), *reading.uncounted(since)] == []
             act(queue, task, task["annotations"][0])
-            changed = ids([*reading.annotated(since), *reading.bare(since)])
+            changed = ids([*reading.annotated(since), *reading.uncounted(since)])
             assert changed == [task["id"]], name
 
     def test_a_draft_is_no_change(self, client: Client, queue: Queue) -> None:
@@ -237,7 +250,7 @@ class TestWhatChangedSince:
         since = _newest(reading) + A_MOMENT
         assert reading.drafts() == 0
         queue.post(f"/api/tasks/{task['id']}/drafts", {"result": result("half a cap", None)})
-        assert [*reading.annotated(since), *reading.bare(since)] == []
+        assert [*reading.annotated(since), *reading.uncounted(since)] == []
         assert reading.drafts() == 1
 
     def test_the_time_is_the_servers_whatever_its_zone(self, client: Client, queue: Queue) -> None:

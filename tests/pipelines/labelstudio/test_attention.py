@@ -26,11 +26,13 @@ from pipelines.labelstudio.project import open_project
 from pipelines.labelstudio.push import LabelStudioError, ReviewItem, push
 from pipelines.labelstudio.uploads import Uploads
 from pipelines.output import Output
+from pipelines.planning import ReviewRules, plan_review
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import bare_model, rows
 from tests.pipelines.labelstudio.conftest import Queue, make_item
 from tests.pipelines.labelstudio.test_browser import ActionChains, Reviewer, reviewer
 from tests.pipelines.labelstudio.test_init import init, write_output
+from tests.pipelines.planned import DECODING, MODEL, add, captions
 
 __all__ = ["reviewer"]
 
@@ -135,11 +137,27 @@ class TestConfig:
         for said, named in (("embedded", ""), ("my model", " --model 'my model'")):
             output.write_manifest("run", {"config": {"model": said}})
             assert advised("--show_attention") == plain + named
-        assert advised() == plain
+        assert advised() == plain + named  # The project shows it, asked for again or not.
         write_default(output, "my model", Looking(), ("old@1", "abc"))
         assert advised("--show_attention") == plain
         output.write_manifest("run", {"config": {"model": "embedded"}})
         assert advised("--show_attention") == f"{plain} --model embedded"
+
+    def test_of_several_models_there_is_a_push_for_each(
+        self, queue: Queue, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        output = write_output(tmp_path, ["file:///in/a.jpg"])
+        others = {"decoding": ["d2"], "run_id": ["later"], "uri": ["file:///in/a.jpg"]}
+        add(output, "captions", captions([0.5], model_id="new@1", **others))
+        plan_review(output, "new@1", "d2", ReviewRules(review_below=1.0, audit=0))
+        output.write_manifest("run", {"config": {"model": "embedded"}})
+        output.write_manifest("later", {"config": {"model": "my model"}})
+        assert init(output, queue, "--show_attention") == 0
+        first, second = capsys.readouterr().out.splitlines()[-2:]
+        where = f"--label_studio_token_file {queue.server.token_file}"
+        assert first.startswith("Fill it: captioner review push")
+        assert first.endswith(f"{where} --model_id {MODEL} --decoding {DECODING}")
+        assert second.endswith(f"{where} --model 'my model' --model_id new@1 --decoding d2")
 
     def test_a_project_without_it_is_shown_the_difference(
         self, queue: Queue, tmp_path: Path, capsys: pytest.CaptureFixture[str]

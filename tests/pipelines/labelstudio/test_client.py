@@ -10,6 +10,7 @@ from pipelines.labelstudio import client as client_module
 from pipelines.labelstudio import config
 from pipelines.labelstudio.client import (
     Client,
+    FailingError,
     LabelStudioError,
     LabelStudioSettings,
     OutcomeUnknownError,
@@ -125,6 +126,20 @@ class TestPatience:
         with pytest.raises(LabelStudioError, match=r"does not answer .*status 503, 9 times"):
             self.client(httpx.Response(503)).get("/api/tasks")
         assert 50 < sum(waits) < 100
+
+    @pytest.mark.parametrize(("failing", "times"), [(None, 9), (2, 2)])
+    def test_a_server_that_fails_is_told_from_one_that_is_away(
+        self, waits: list[float], failing: int | None, times: int
+    ) -> None:
+        message = rf"fails at GET /api/tasks \(status 500, {times} times\)"
+        with pytest.raises(FailingError, match=message):
+            self.client(httpx.Response(500)).get("/api/tasks", failing=failing)
+        assert len(waits) == times - 1
+
+    def test_what_fails_once_is_asked_again(self, waits: list[float]) -> None:
+        answers = [httpx.Response(500), httpx.Response(502), httpx.Response(200, json=[7])]
+        assert self.client(*answers).get("/api/tasks", failing=2) == [7]
+        assert len(waits) == 2
 
     def test_an_address_where_nothing_ever_answered_is_given_up_soon(
         self, waits: list[float]

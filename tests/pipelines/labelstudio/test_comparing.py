@@ -15,6 +15,7 @@ from pipelines.labelstudio.comparing import (
 from pipelines.labelstudio.project import OtherConfigError, open_project
 from tests.pipelines.labelstudio.conftest import Queue
 from tests.pipelines.labelstudio.proxy import Proxy
+from tests.pipelines.labelstudio.reviewing import miscount
 
 PAIR, OTHER = "0123456789ab", "ba9876543210"
 
@@ -189,6 +190,14 @@ class TestAnswers:
         assert said.task_id == numbers[two]
         assert found.unread == 0
         assert waiting not in found.said
+
+    def test_that_the_server_does_not_count(self, client: Client, queue: Queue):
+        project, asked = ComparingProject(client, queue.title), [comparison(1)]
+        numbers, _ = project.ask(PAIR, asked)
+        answer(queue, numbers[asked[0].image_id], "first")
+        miscount(queue, numbers[asked[0].image_id])
+        (said,) = project.answers(PAIR, ids(asked)).said[asked[0].image_id]
+        assert said.choice == "first"
 
     def test_of_other_models_are_none(self, client: Client, queue: Queue):
         project, asked = ComparingProject(client, queue.title), [comparison(1)]

@@ -18,7 +18,13 @@ from captioner.annotations import Box, ClassNames
 from pipelines import pulling
 from pipelines.labelstudio import annotations as annotations_module
 from pipelines.labelstudio.annotations import Annotations, review_project
-from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings, Token
+from pipelines.labelstudio.client import (
+    Client,
+    FailingError,
+    LabelStudioError,
+    LabelStudioSettings,
+    Token,
+)
 from pipelines.labelstudio.regions import regions
 from pipelines.local import opened
 from pipelines.output import Output, new_run_id
@@ -30,9 +36,11 @@ from tests.pipelines.labelstudio.proxy import Proxy
 from tests.pipelines.labelstudio.reviewing import (
     VERSION,
     change,
+    cut,
     data_of,
     delete,
     fill,
+    miscount,
     new_user,
     prediction,
     result,
@@ -129,6 +137,19 @@ class TestRows:
         (mask,) = row["masks"]
         assert np.array_equal(coco.decode(mask | {"counts": mask["counts"].encode()}), pixels)
 
+    def test_a_mask_on_more_pixels_than_the_output_was_made_with(
+        self, queue: Queue, output: Output
+    ) -> None:
+        pixels = np.ones((100, 200), np.uint8)
+        classes = ClassNames((), (), ("dog",))
+        mask = regions(Found(masks=(mask_of(pixels, "dog"),)), classes, (200, 100), (100, 50))
+        fill(queue, 1, None, classes, annotations=[[{"result": result("x", "fix", *mask)}]])
+        for pixels_allowed, damaged in ((4_999, 1), (5_000, 0)):
+            limits = {"max_bytes": 9, "max_pixels": pixels_allowed}
+            output.write_manifest("run", {"config": {"limits": limits}})
+            assert len(run(queue, output).damaged) == damaged
+        assert len(said(output)) == 1
+
     def test_an_image_that_the_output_has_no_caption_of(self, queue: Queue, output: Output) -> None:
         box = regions(
             Found(boxes=(Box("dog", 20, 10, 9, 9),)), ClassNames((), ("dog",)), (99, 99), (9, 9)
@@ -212,6 +233,15 @@ class TestWhatIsThereNow:
         queue.post(f"/api/projects/{queue.project()['id']}/import", again)
         run(queue, output)
         assert said(output) == [(task["id"], "accepted")]
+
+    def test_a_review_that_the_server_does_not_count(self, queue: Queue, output: Output) -> None:
+        tasks = fill(queue, 3, annotations=[*reviewed(2), []])
+        miscount(queue, tasks[0]["id"])
+        assert run(queue, output).tasks == 2
+        change(queue, tasks[0]["annotations"][0], "reject", "caption 0")
+        miscount(queue, tasks[0]["id"])
+        run(queue, output)
+        assert said(output) == [(tasks[0]["id"], "rejected"), (tasks[1]["id"], "accepted")]
 
     def test_predictions_that_were_deleted_take_no_review_away(
         self, queue: Queue, output: Output
@@ -326,6 +356,81 @@ class TestFailures:
 
         with pytest.raises(LabelStudioError, match="does not answer"):
             run(queue, output, url=proxy.url, on_progress=go_down)
+        assert files(output) == before
+
+    @pytest.mark.usefixtures("no_waiting")
+    def test_tasks_that_the_server_fails_at_cost_themselves_alone(
+        self, queue: Queue, output: Output, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(annotations_module, "PAGE", 8)
+        tasks = fill(queue, 12, annotations=[*reviewed(11), []])
+        numbers = [task["id"] for task in tasks]
+        run(queue, output)
+        state = PullState(output, queue.server.url, queue.project()["id"])
+        until = state.pulled_until()
+        cut(queue.http, numbers[2])
+        cut(queue.http, numbers[11])
+        change(queue, tasks[3]["annotations"][0], "reject", "caption 3")
+
+        assert run(queue, output, write=False).failing == [numbers[2], numbers[11]]
+        pulled = run(queue, output)
+        assert (pulled.failing, pulled.tasks) == ([numbers[2], numbers[11]], 10)
+        expected = {number: "accepted" for number in numbers[:11]} | {numbers[3]: "rejected"}
+        assert dict(said(output)) == expected  # What task 2 had before stays, too.
+        assert len(said(output)) == 11
+        assert state.pulled_until() == until
+
+        chosen = {"selectedItems": {"all": False, "included": [numbers[2], numbers[11]]}}
+        project = queue.project()["id"]
+        queue.post(f"/api/dm/actions?id=delete_tasks_annotations&project={project}", chosen)
+        submit(queue, tasks[2], "fix", "a dog")
+        assert run(queue, output).failing == []
+        assert dict(said(output)) == expected | {numbers[2]: "edited"}
+        newest = max(task["updated_at"] for task in queue.tasks())
+        assert state.pulled_until() == datetime.fromisoformat(newest)
+
+    @pytest.mark.usefixtures("no_waiting")
+    def test_a_task_without_reviews_that_the_server_fails_at(
+        self, queue: Queue, output: Output
+    ) -> None:
+        tasks = fill(queue, 2, annotations=reviewed(2))
+        run(queue, output)
+        delete(queue, f"/api/annotations/{tasks[0]['annotations'][0]['id']}/")
+        half = json.dumps({"data": data_of(1) | {"caption": "\ud83d"}})
+        path, headers = f"/api/tasks/{tasks[1]['id']}/", {"Content-Type": "application/json"}
+        queue.http.patch(path, content=half, headers=headers)
+        delete(queue, f"/api/annotations/{tasks[1]['annotations'][0]['id']}/")
+        assert run(queue, output).failing == [tasks[1]["id"]]
+        assert said(output) == [(tasks[1]["id"], "accepted")]
+
+    @pytest.mark.usefixtures("no_waiting")
+    def test_a_server_that_fails_at_everything(
+        self, queue: Queue, output: Output, proxy: Proxy
+    ) -> None:
+        fill(queue, 3, annotations=reviewed(3))
+        before = files(output)
+
+        def fail(method: str, path: str) -> None:
+            if path.endswith("/users/"):
+                proxy.answer_first("GET", "/api/tasks", 500, 1_000)
+
+        proxy.before = fail
+        with pytest.raises(FailingError, match=r"fails at GET /api/tasks \(status 500, 9 times\)"):
+            run(queue, output, url=proxy.url)
+        assert files(output) == before
+
+    @pytest.mark.usefixtures("no_waiting")
+    def test_a_server_that_fails_at_too_many_tasks(
+        self, queue: Queue, output: Output, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(annotations_module, "MOST_FAILING", 2)
+        tasks = fill(queue, 4)
+        submit(queue, tasks[0], "accept")
+        before = files(output)
+        for task in tasks[1:]:
+            cut(queue.http, task["id"])
+        with pytest.raises(FailingError, match="status 500, 2 times"):
+            run(queue, output)
         assert files(output) == before
 
     def test_a_pull_that_was_killed_is_done_by_the_next(self, queue: Queue, output: Output) -> None:

@@ -8,6 +8,7 @@ from label_studio_sdk.converter.brush import mask2rle
 from pycocotools import mask as coco
 
 from captioner.annotations import Annotations, Box, ClassNames, Label
+from captioner.images import Limits
 from pipelines.labelstudio.regions import regions
 from pipelines.labelstudio.regions_back import ResultError, annotations_left
 from tests.pipelines.labelstudio.test_regions import mask_of
@@ -122,6 +123,12 @@ EYE = (np.eye(40, 60) * 255).astype(np.uint8)
 def test_a_damaged_result_is_told(result, message):
     with pytest.raises(ResultError, match=message):
         annotations_left([result], ALL, (60, 40))
+
+
+def test_a_picture_may_have_as_many_pixels_as_is_allowed():
+    assert annotations_left([brush(FULL)], ALL, (60, 40), Limits(max_pixels=2_400)).masks
+    with pytest.raises(ResultError, match="on a picture of 60 x 40 pixels, which is too many"):
+        annotations_left([brush(FULL)], ALL, (60, 40), Limits(max_pixels=2_399))
 
 
 def test_a_huge_number_in_run_lengths_takes_no_memory():

@@ -9,6 +9,7 @@ import pytest
 from pipelines import review_loop
 from pipelines.cli import main
 from pipelines.labelstudio import config
+from pipelines.labelstudio.annotations import failing_tasks
 from pipelines.output import Output
 from pipelines.report.terminal import LINE_SECONDS
 from pipelines.review_loop_options import _time
@@ -16,6 +17,7 @@ from tests.pipelines.helpers import rows
 from tests.pipelines.labelstudio.conftest import Queue
 from tests.pipelines.labelstudio.reviewing import (
     change,
+    cut,
     delete,
     fill,
     prediction,
@@ -196,6 +198,28 @@ class TestRefused:
         with pytest.raises(SystemExit, match="2"):
             command("pull", "--since", time)
         assert f"{time!r} is not a time such as 2026-11-21T18:00" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_a_task_that_the_server_fails_at_is_named(
+    queue: Queue, output: Output, command: Command
+) -> None:
+    tasks = fill(queue, 3)
+    submit(queue, tasks[0], "accept")
+    cut(queue.http, tasks[1]["id"])
+    for action in ("status", "pull", "status"):
+        status, printed, _ = command(action)
+        assert status == 4
+        assert f"fails at (status 500), which were not read: {tasks[1]['id']}. It does" in printed
+        assert "choose these tasks in the project's list and Delete Annotations" in printed
+        assert "all is pulled" not in printed
+    assert [row["task_id"] for row in rows(output, "reviews")] == [tasks[0]["id"]]
+
+
+def test_tasks_that_are_many_are_not_all_named() -> None:
+    assert "not read: 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 and 1,190 more. It" in failing_tasks(
+        range(1, 1_201)
+    )
 
 
 @pytest.mark.parametrize(
