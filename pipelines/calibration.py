@@ -14,6 +14,7 @@ from pipelines.commands import UsageError, decoding_config, output_of, refuse_cr
 from pipelines.confidence import model_folder
 from pipelines.labels import join
 from pipelines.local import opened
+from pipelines.next_command import plan_command
 from pipelines.options import EXIT_DONE
 from pipelines.output import Output, new_run_id
 from pipelines.report.terminal import say
@@ -82,7 +83,10 @@ def rescore_output(args: argparse.Namespace) -> int:
         print(_said(one))
     if any(one.changed for one in done) and output.current().of("review"):
         say("The review queue was planned with the old confidence: plan it anew, with your rules:")
-        say(f"  captioner review plan {output.uri} --review_below 0.5")
+        for one in done:
+            kind = one.head.model_id, one.head.decoding
+            if one.changed:
+                say(f"  {plan_command(output.uri, '--review_below', '0.5', *kind)}")
     return EXIT_DONE
 
 

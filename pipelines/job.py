@@ -37,7 +37,7 @@ from pipelines.done import lost_by
 from pipelines.listing import ImageRef, ListingCounts, list_images
 from pipelines.local import Listed, LocalRun, RunError, explain, opened
 from pipelines.manifest import start_run
-from pipelines.next_command import push_command
+from pipelines.next_command import plan_command, push_command
 from pipelines.options import (
     EXIT_DONE,
     EXIT_NOT_PUSHED,
@@ -51,6 +51,7 @@ from pipelines.review import ReviewConfig, review_committed
 from schemas.uris import redact
 
 _IN_PROCESS = ("FnApiRunner", "DirectRunner")
+_PLAN, _PUSH = "the planning of the review", "the push to Label Studio"
 
 
 def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
@@ -64,7 +65,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     _check(args, options, in_process)
     review = review_config(args)
     listing = ListingCounts()
-    push_stopped = False
+    interrupted = None
     # Before the model is loaded: a misspelt folder should not take a minute to be found out.
     refs = list_images(args.input, args.glob, counts=listing)
     captioner = load(args.model, args.device, decoding_config(args), args.features)
@@ -83,7 +84,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
         if in_process:
             manifest = _run_here(args, config, options, captioner, refs, listing)
             if manifest["status"] == "done":
-                push_stopped = not _review_here(output, config, review, captioner)
+                interrupted = _review_here(output, config, review, captioner)
         else:
             _run_remotely(args, config, options, review)
         manifest = output.read_manifest(config.run_id)
@@ -91,14 +92,18 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
         print(summary(manifest["counts"], _failure_kinds(output, config), seconds))
         say_uncalibrated(output, config.run_id, config.head)
         _say_where(output)
-    ways = {"device": args.device, "model_id": config.model_id, "decoding": config.decoding.id}
-    again = push_command(output.uri, args, model=named, **ways)
-    if push_stopped:
-        say("The captions are committed; the push to Label Studio was interrupted.")
-        say("Send what is left of the queue later with:")
-        say(f"  {again}")
+    kind = {"model_id": config.model_id, "decoding": config.decoding.id}
+    again = push_command(output.uri, args, model=named, device=args.device, **kind)
+    planned = plan_command(output.uri, "--review_budget", "5%", **kind)
+    if interrupted:
+        say(f"The captions are committed; {interrupted} was interrupted.")
+        if interrupted == _PUSH:
+            say("Send what is left of the queue later with:")
+            say(f"  {again}")
+        else:
+            say("Run the same command again: it captions nothing twice, and plans the review.")
         return EXIT_STOPPED
-    return _conclude(args, output, manifest, again)
+    return _conclude(args, manifest, again, planned)
 
 
 def _check(args: argparse.Namespace, options: PipelineOptions, in_process: bool) -> None:
@@ -211,14 +216,14 @@ def _run_here(
 
 def _review_here(
     output: Output, config: AnnotateConfig, review: ReviewConfig, captioner: Captioner
-) -> bool:
-    """Plan and push the queue; False if the user did not wait for the end of it."""
+) -> str | None:
+    """Plan and push the queue; return which of the two the user did not wait for, if any."""
     kind = config.model_id, config.decoding.id
     try:
         review_committed(output, config.run_id, *kind, review, lambda: captioner)
     except KeyboardInterrupt:
-        return False
-    return True
+        return _PUSH if "review" in output.read_manifest(config.run_id) else _PLAN
+    return None
 
 
 def _build(
@@ -294,16 +299,14 @@ def _say_where(output: Output) -> None:
         print(f"  {text:<10}{rows:>8,} rows  {where}")
 
 
-def _conclude(
-    args: argparse.Namespace, output: Output, manifest: dict[str, Any], again: str
-) -> int:
+def _conclude(args: argparse.Namespace, manifest: dict[str, Any], again: str, planned: str) -> int:
     """Say what there is to do next and return the exit status.
 
     Args:
         args: options.
-        output: the output.
         manifest: of the run.
         again: the command that pushes what is left of its queue.
+        planned: one that plans its queue by a rule that always can be followed.
     """
     if manifest["status"] == "stopped":
         say("stopped: what was finished is committed. Run the same command again to do the rest.")
@@ -311,7 +314,8 @@ def _conclude(
     review = manifest.get("review", {})
     if "error" in review:
         say(f"The captions are committed, but the review is not planned: {review['error']}")
-        say(f"captioner review plan {output.uri} --review_budget 5% does that with another rule.")
+        say("Plan it with another rule, such as:")
+        say(f"  {planned}")
         return EXIT_USAGE
     for line in queue_lines(review):
         say(line)

@@ -36,5 +36,21 @@ def push_command(
     return shlex.join(command)
 
 
+def plan_command(
+    output: str, rule: str, value: str, model_id: str | None = None, decoding: str | None = None
+) -> str:
+    """Return a `review plan` that comes next.
+
+    Args:
+        output: folder or uri.
+        rule: the option, such as ``--audit``.
+        value: of that option.
+        model_id: for ``--model_id``; None if that is not needed, as for the other.
+        decoding: for ``--decoding``.
+    """
+    queue = _flags({"model_id": model_id, "decoding": decoding})
+    return shlex.join(["captioner", "review", "plan", output, rule, value, *queue])
+
+
 def _flags(options: Mapping[str, str | None]) -> list[str]:
     return [part for name, value in options.items() if value for part in (f"--{name}", value)]

@@ -3,7 +3,7 @@
 import argparse
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from captioner.confidence.quality import (
     Estimate,
@@ -13,6 +13,7 @@ from captioner.confidence.quality import (
     labels_needed,
 )
 from pipelines.commands import CommandError, chosen_kind, output_of, uri_of
+from pipelines.next_command import plan_command
 from pipelines.options import EXIT_DONE
 from pipelines.output import Output
 from pipelines.report.curves import curves_of
@@ -38,9 +39,13 @@ def quality(args: argparse.Namespace) -> int:
         captions = read_reviewed(output, model_id, decoding)
     except ValueError as error:
         raise CommandError(f"{output.uri}: {error}") from error
-    _check(output, captions)
+
+    def plan(audit: str) -> str:
+        return plan_command(output.uri, "--audit", audit, args.model_id, args.decoding)
+
+    _check(output, captions, plan)
     found = _estimates(captions, model_id, decoding, args.width)
-    print("\n".join(_lines(output, captions, found)))
+    print("\n".join(_lines(captions, found, plan)))
     if report is not None:
         curves = curves_of(captions.audited)
         names = write_report(report, found, curves)
@@ -55,9 +60,8 @@ def quality(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _check(output: Output, captions: ReviewedCaptions) -> None:
+def _check(output: Output, captions: ReviewedCaptions, plan: Callable[[str], str]) -> None:
     """Refuse reviews that tell nothing of the captions that nobody reviewed."""
-    plan = f"captioner review plan {output.uri} --audit 2%"
     elsewhere = (
         f" ({captions.elsewhere:,} reviews are of images without such a caption)"
         if captions.elsewhere
@@ -66,8 +70,8 @@ def _check(output: Output, captions: ReviewedCaptions) -> None:
     if not captions.judged:
         raise CommandError(
             f"{output.uri} holds no reviews of these captions{elsewhere}. Queue a random sample "
-            f"({plan}), send it to reviewers (captioner review push {output.uri}), and bring back "
-            "what they said as the table reviews"
+            f"({plan('2%')}), send it to reviewers (captioner review push {output.uri}), and bring "
+            f"back what they said (captioner review pull {output.uri})"
         )
     if len(captions.audited.correct) or not captions.reviewed.accepted.any():
         return
@@ -79,7 +83,7 @@ def _check(output: Output, captions: ReviewedCaptions) -> None:
     raise CommandError(
         f"{captions.judged:,} images are reviewed{elsewhere}, none of them drawn by an audit. "
         "Without an audit nothing follows for captions that are accepted unreviewed, nor for all: "
-        f"those in the queue are worse than the others. Draw one: {plan}"
+        f"those in the queue are worse than the others. Draw one: {plan('2%')}"
     )
 
 
@@ -114,15 +118,15 @@ def _as_path(uri: str) -> str:
     return uri if member is None else f"{member.archive}/{member.member}"
 
 
-def _lines(output: Output, captions: ReviewedCaptions, found: Quality) -> Iterable[str]:
+def _lines(captions: ReviewedCaptions, found: Quality, plan: Callable[[str], str]) -> Iterable[str]:
     kinds = [("all captions", found.captions)]
     if found.accepted is not None:
-        kinds.append(("accepted unreviewed", found.accepted))
+        kinds.append(("accepted", found.accepted))
     yield f"model {found.model_id}, decoding {found.decoding}"
     yield from _table("accuracy of", kinds)
     yield ""
     yield from _sources(captions, found)
-    yield from _wanted(output, captions, found)
+    yield from _wanted(captions, found, plan)
     yield ""
     yield from _table(
         "confidence",
@@ -147,6 +151,11 @@ def _sources(captions: ReviewedCaptions, found: Quality) -> Iterable[str]:
     """Say what the estimates rest on, and what there is to warn of."""
     queued = int((~captions.reviewed.accepted).sum())
     known = found.captions.known
+    if found.accepted is not None:
+        yield (
+            f"{found.accepted.rows:,} captions, surer than the queued ones, are accepted; "
+            f"{captions.unreviewed:,} of them are not reviewed"
+        )
     yield (
         f"{known / found.captions.rows:.1%} of the captions are queued and reviewed, so known; "
         f"the rest is estimated, from {found.audited:,} of {found.audit:,} audited captions"
@@ -183,7 +192,9 @@ def _sources(captions: ReviewedCaptions, found: Quality) -> Iterable[str]:
         )
 
 
-def _wanted(output: Output, captions: ReviewedCaptions, found: Quality) -> Iterable[str]:
+def _wanted(
+    captions: ReviewedCaptions, found: Quality, plan: Callable[[str], str]
+) -> Iterable[str]:
     """Say what brings the interval of all captions to the wanted width."""
     needed, waiting = found.labels_needed, found.audit - found.audited
     if not needed:
@@ -198,5 +209,5 @@ def _wanted(output: Output, captions: ReviewedCaptions, found: Quality) -> Itera
         share = min(math.ceil(1000 * more) / 10, 100.0)
         yield (
             f"{waiting:,} wait for review; to draw the others, plan with your rules and a larger "
-            f"audit: captioner review plan {output.uri} --audit {share:g}%"
+            f"audit: {plan(f'{share:g}%')}"
         )

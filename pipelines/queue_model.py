@@ -37,18 +37,26 @@ def load_for_queue(
     return load(name, device, _decoding(output, model_id, decoding))
 
 
-def model_to_name(output: Output) -> str | None:
+def model_to_name(
+    output: Output, model_id: str | None = None, decoding: str | None = None
+) -> str | None:
     """Return what ``--model`` has to name for the captions of the live queue to be made again.
 
     It is that of the newest run that tells; None where none does, or it is taken without being
     named.
+
+    Args:
+        output: the output.
+        model_id: only this model's queue; all models' if None.
+        decoding: only this decoding config's; all if None.
 
     Raises:
         OutputError: if what the output says of its model is damaged.
     """
     default = read_default(output)
     taken = EMBEDDED if default is None else default.model
-    models = (config["model"] for config in queue_configs(output) if config.get("model"))
+    configs = queue_configs(output, model_id, decoding)
+    models = (config["model"] for config in configs if config.get("model"))
     model = str(next(models, taken))
     return None if model == taken else model
 

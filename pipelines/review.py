@@ -89,7 +89,9 @@ def review_committed(
     review: ReviewConfig,
     load: Load | None = None,
 ) -> dict[str, Any]:
-    """Plan the queue of a run's captions, push it if asked, and add both to the manifest.
+    """Plan the queue of a run's captions, push it if asked, and add either to the manifest.
+
+    A push that is broken off leaves the plan there.
 
     Rules that only the number of captions shows to be out of reach are in the manifest as an
     error: the captions are committed by then, and the queue is as before.
@@ -111,8 +113,9 @@ def review_committed(
         output.write_manifest(run_id, manifest)
         return manifest
     manifest["review"] |= plan.as_dict()
+    output.write_manifest(run_id, manifest)
     if review.label_studio_url and plan.queued:
         pushed = push_queue(output, review, model_id, decoding, load)
         manifest["review"]["pushed"] = {**vars(pushed), "finished": pushed.finished}
-    output.write_manifest(run_id, manifest)
+        output.write_manifest(run_id, manifest)
     return manifest

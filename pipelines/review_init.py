@@ -23,7 +23,7 @@ from pipelines.options import EXIT_DONE
 from pipelines.output import Output
 from pipelines.queue_model import model_to_name
 from pipelines.report.terminal import say
-from pipelines.review_queue import queue_classes, review_items
+from pipelines.review_queue import queue_classes, queue_kinds, review_items
 from schemas.uris import redact
 
 _SET = {
@@ -67,7 +67,7 @@ def init_review(args: argparse.Namespace) -> int:
         ) from error
     except LabelStudioError as error:
         raise CommandError(redact(str(error))) from error
-    _say_ready(ready, classes, args, model_to_name(output) if args.show_attention else None)
+    _say_ready(ready, classes, args, _pushes(output, ready, args))
     return EXIT_DONE
 
 
@@ -121,9 +121,9 @@ def _lines(
 
 
 def _say_ready(
-    ready: Ready, classes: ClassNames, args: argparse.Namespace, model: str | None
+    ready: Ready, classes: ClassNames, args: argparse.Namespace, pushes: Iterable[str]
 ) -> None:
-    """Say what was made and found, and what comes next: a push that has to name this model."""
+    """Say what was made and found, and which pushes come next."""
     state = "made" if ready.made else "found; it is ready"
     if ready.changed:
         state = f"found, and set: {', '.join(_SET[name] for name in ready.changed)}"
@@ -131,4 +131,24 @@ def _say_ready(
     for title, text in _lines(ready, classes, args):
         print(f"  {title:<10}{text}")
     print(f"Open it: {ready.address}")
-    print(f"Fill it: {push_command(args.output, args, model=model)}")
+    for push in pushes:
+        print(f"Fill it: {push}")
+
+
+def _pushes(output: Output, ready: Ready, args: argparse.Namespace) -> list[str]:
+    """Return the pushes that fill the project: where a model is needed, one for each model."""
+    if not ready.attention:
+        return [push_command(args.output, args)]
+    kinds = queue_kinds(review_items(output))
+    if len(kinds) < 2:
+        return [push_command(args.output, args, model=model_to_name(output))]
+    return [
+        push_command(
+            args.output,
+            args,
+            model=model_to_name(output, *kind),
+            model_id=kind[0],
+            decoding=kind[1],
+        )
+        for kind in kinds
+    ]

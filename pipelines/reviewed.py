@@ -48,6 +48,7 @@ class ReviewedCaptions:
         audited: the judged part of the audit.
         audit: how many captions the audit drew, judged or not, each the first of its image.
         deferred: how many of the queued captions wait for the review of a near-duplicate.
+        unreviewed: how many of the accepted captions are of images that nobody has judged.
         uncalibrated: how many have a confidence that is no probability.
         judged: how many images reviewers have judged.
         unused: of those, how many count neither as queued nor as audited.
@@ -59,6 +60,7 @@ class ReviewedCaptions:
     audited: Audited
     audit: int
     deferred: int
+    unreviewed: int
     uncalibrated: int
     judged: int
     unused: int
@@ -122,6 +124,7 @@ def read_reviewed(output: Output, model_id: str, decoding: str) -> ReviewedCapti
         audited=Audited(confidence[drawn], correct[drawn], probability[drawn], kept[drawn]),
         audit=int(in_audit.sum()),
         deferred=sum(ReviewReason.DEFERRED in found for found in reasons),
+        unreviewed=int((~queued & ~judged).sum()),
         uncalibrated=int(pc.sum(kinds).as_py() or 0),
         judged=len(here),
         unused=len(here - useful),

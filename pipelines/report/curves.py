@@ -175,7 +175,7 @@ def _draw_risk(axes: "Axes", curves: Curves, accepted: float) -> None:
     axes.plot(curves.coverage, perfect, ":", color=_ORANGE, label="if confidence knew the truth")
     axes.plot((0, 1), (wrong, wrong), "--", color=_GREY, label="in random order")
     if 0 < accepted < 1:
-        label = f"accepted unreviewed now: {accepted:.0%}"
+        label = f"accepted now: {accepted:.0%}"
         axes.axvline(accepted, color=_BLACK, linewidth=0.8, label=label)
     axes.set(
         title=f"Risk and coverage: {curves.labels:,} audited captions",

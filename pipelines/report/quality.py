@@ -19,7 +19,7 @@ class Quality:
         model_id: the model.
         decoding: and how its captions were made.
         captions: the accuracy of all.
-        accepted: that of those which go out unreviewed; None if all are queued.
+        accepted: that of those which are surer than the queued ones; None if all are queued.
         by_confidence: least and most confidence, and the accuracy between.
         by_folder: of the largest folders.
         audit: captions that the audit drew.

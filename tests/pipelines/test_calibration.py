@@ -347,6 +347,18 @@ class TestRescore:
         assert "140 captions, 0 changed" in capsys.readouterr().out
         assert storage.read_fresh(output.path("current.json")) == once
 
+    def test_the_plan_that_comes_next_is_of_the_captions_that_changed(
+        self, output, tmp_path, model_id, capsys
+    ):
+        plan = ["review", "plan", output.uri, "--audit", "50%", "--model_id", model_id]
+        assert main(plan) == EXIT_DONE
+        folder = folder_with(tmp_path, head(model_id))
+        assert main(["rescore", output.uri, "--model", folder]) == EXIT_DONE
+        *_, advice = capsys.readouterr().err.splitlines()
+        assert advice.split()[:3] == ["captioner", "review", "plan"]
+        assert main(advice.split()[1:]) == EXIT_DONE
+        assert capsys.readouterr().out.startswith(f"{model_id} {GREEDY}\n")
+
     def test_a_newer_head_replaces_an_older_one(self, output, tmp_path, model_id):
         for made in (head(model_id), head(model_id, bias=0.4)):
             folder = folder_with(tmp_path, made)

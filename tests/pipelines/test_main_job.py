@@ -274,7 +274,10 @@ class TestBadInput:
         done = captioner("annotate", "--input", images, *flags)
         assert done.returncode == 2, done.stderr
         assert "budget is 7, but there are only 6 captions" in done.stderr
-        assert f"captioner review plan {output.uri}" in done.stderr
+        row = rows(output)[0]
+        kind = f"--model_id {row['model_id']} --decoding {row['decoding']}"
+        advice = done.stderr.strip().splitlines()[-1].strip()
+        assert advice == f"captioner review plan {output.uri} --review_budget 5% {kind}"
         assert len(rows(output)) == 6
 
     def test_credentials_are_refused_and_not_repeated(self, tmp_path: Path):

@@ -211,11 +211,11 @@ class TestCommand:
         assert main(["quality", output.uri, "--width", "0.05"]) == 0
         said = capsys.readouterr().out
         labels = read_reviewed(output, "fake@1", "d1").reviewed
-        for name, rows in (("all captions", None), ("accepted unreviewed", labels.accepted)):
+        for name, rows in (("all captions", None), ("accepted  ", labels.accepted)):
             found = estimate(labels, rows)
             numbers = f"{found.value:.1%}  {found.low:.1%} to {found.high:.1%}"
             (line,) = (line for line in said.splitlines() if line.startswith(name))
-            assert line.split(maxsplit=2)[2].endswith(numbers)
+            assert line.endswith(numbers)
             assert f" {found.rows:,} " in line
             assert f" {found.labels:,} " in line
         queue = int((~labels.accepted).sum())
@@ -227,6 +227,22 @@ class TestCommand:
         ]
         assert "uncalibrated" not in said
         assert "not used" not in said
+
+    def test_what_the_audit_had_reviewed_is_not_called_unreviewed(self, tmp_path: Path, capsys):
+        """Of ten captions two are queued; of the eight others the audit had two reviewed."""
+        rows = [caption(number, number / 10) for number in range(10)]
+        queue = [queued(row, "threshold") for row in rows[:2]]
+        queue += [queued(rows[number], "audit") for number in (4, 6, 8)]
+        said = [review(f"i{number}", "accepted") for number in (0, 1, 4, 6)]
+        said += [review("i8", "skipped")]
+        output = write(tmp_path, captions=rows, review=queue, reviews=said)
+        assert main(["quality", output.uri]) == 0
+        told = capsys.readouterr().out
+        sentence = (
+            "8 captions, surer than the queued ones, are accepted; 6 of them are not reviewed"
+        )
+        assert sentence in told.splitlines()
+        assert "unreviewed" not in told
 
     def test_the_audit_it_proposes_is_large_enough(self, tmp_path: Path, capsys):
         output = drawn(tmp_path)
@@ -306,7 +322,7 @@ class TestCommand:
         output = drawn(tmp_path / "out", count=50, audit=0.0, below=1.1)
         assert main(["quality", output.uri, "--report", str(tmp_path / "report")]) == 0
         said = capsys.readouterr().out
-        assert "accepted unreviewed" not in said
+        assert "accepted" not in said
         assert "100.0% of the captions are queued and reviewed" in said
         assert "the interval of all captions is no wider than 0.02" in said
         assert "nothing to draw" in said
@@ -346,6 +362,12 @@ class TestRefuses:
         message = self.fails(capsys, 1, output.uri)
         assert "1 images are reviewed, none of them drawn by an audit" in message
         assert f"Draw one: captioner review plan {output.uri} --audit 2%" in message
+
+    def test_the_plan_that_comes_next_is_of_the_model_that_was_named(self, tmp_path: Path, capsys):
+        rows = [caption(0, 0.5), caption(1, 0.5, model_id="fake@2")]
+        output = write(tmp_path, captions=rows)
+        message = self.fails(capsys, 1, output.uri, "--model_id", "fake@2")
+        assert f"(captioner review plan {output.uri} --audit 2% --model_id fake@2)" in message
 
     def test_an_audit_that_nobody_reviewed(self, tmp_path: Path, capsys):
         rows = [caption(0, 0.2), caption(1, 0.9)]

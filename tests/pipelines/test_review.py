@@ -18,11 +18,12 @@ from PIL import Image
 from captioner.annotations import Annotations, Box, ClassNames, Label
 from captioner.images import Limits
 from captioner.scenes import write_folder
+from pipelines.cli import main
 from pipelines.output import Output
 from pipelines.planning import ReviewPlan, ReviewRules
 from pipelines.planning import plan_review as plan_by
 from pipelines.review import ReviewConfig, review_committed
-from pipelines.review_queue import queue_classes, queue_limits, review_items
+from pipelines.review_queue import caption_limits, queue_classes, queue_limits, review_items
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import annotate, rows, write_images
 from tests.pipelines.test_main_job import captioner
@@ -90,6 +91,13 @@ class TestPlan:
             output.write_manifest(run_id, {**manifest, "config": {"limits": asdict(limits)}})
         assert queue_limits(output, "fake@1") == Limits(7, 900)
         assert queue_limits(output) == Limits(8, 900)
+        plan_review(output, "fake@1", DECODING, 0.0)
+        plan_review(output, "fake@2", DECODING, 0.0)
+        assert queue_limits(output) == Limits()  # nothing is queued
+        assert caption_limits(output, "fake@1", DECODING) == Limits(7, 900)
+        assert caption_limits(output, "fake@2") == Limits(8, 300)
+        assert caption_limits(output) == Limits(8, 900)
+        assert caption_limits(output, "fake@3") == Limits()
 
     def test_the_same_captions_give_the_same_queue(self, output: Output, tmp_path: Path):
         plan_review(output, "fake@1", DECODING, 0.5)
@@ -212,7 +220,7 @@ class TestPush:
                     process.send_signal(signal.SIGINT)
                     stdout, stderr = process.communicate(timeout=60)
         assert process.returncode == 130
-        assert "captions are committed" in stderr
+        assert "captions are committed; the push to Label Studio was interrupted" in stderr
         row = rows(Output((tmp_path / "out").as_uri()))[0]
         kind = f"--model_id {row['model_id']} --decoding {row['decoding']}"
         (advice,) = [line for line in stderr.splitlines() if "captioner review push" in line]
@@ -221,6 +229,29 @@ class TestPush:
         assert "6 rows" in stdout
         output = Output((tmp_path / "out").as_uri())
         assert len(rows(output)) == len(rows(output, "review")) == 6
+
+    def test_a_plan_that_is_not_waited_for_is_made_by_the_same_command(
+        self,
+        images: Path,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ):
+        def stopped(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        flags = ["annotate", "--input", str(images), "--output", str(tmp_path / "out")]
+        with monkeypatch.context() as patch:
+            patch.setattr("pipelines.review.plan_review", stopped)
+            assert main([*flags, "--audit", "100%"]) == 130
+        told = capsys.readouterr().err
+        assert "captions are committed; the planning of the review was interrupted" in told
+        assert "Run the same command again" in told
+        assert "push" not in told
+        output = Output((tmp_path / "out").as_uri())
+        assert (len(rows(output)), len(rows(output, "review"))) == (6, 0)
+        assert main([*flags, "--audit", "100%"]) == 0
+        assert (len(rows(output)), len(rows(output, "review"))) == (6, 6)
 
     def test_promise_10_no_secret_is_written_down(
         self, images: Path, tmp_path: Path, label_studio: LabelStudio
