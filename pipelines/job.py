@@ -46,8 +46,10 @@ from pipelines.options import (
     EXIT_USAGE,
 )
 from pipelines.output import Output, new_run_id
+from pipelines.planning import check_head
 from pipelines.report.terminal import ProgressBar, ignored, queue_lines, say, summary
 from pipelines.review import ReviewConfig, review_committed
+from pipelines.review_rules import RulesError
 from schemas.uris import redact
 
 _IN_PROCESS = ("FnApiRunner", "DirectRunner")
@@ -72,6 +74,11 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     if promoted is not None:
         promoted.check(captioner)
     config = _config(args, output, captioner)
+    # Before hours of captioning: that captions then have no plan is told too late.
+    try:
+        check_head(review.rules.guarantee, config.head and config.head.id)
+    except RulesError as error:
+        raise UsageError(str(error)) from error
     output = Output(output.uri, config.run_id)
     if options.view_as(TestOptions).dry_run:
         _build(args, config, options, review).run()

@@ -108,6 +108,11 @@ def join(
         joined.kept, newest = len(newest) - len(spent), spent
     for key, review in newest.items():
         joined.labels.add(rows[key], review["verdict"] == Verdict.ACCEPTED.value, key[0])
+    if not joined.reviews:
+        raise UsageError(
+            f"{redact(labels)} holds no reviews; bring back what people said with captioner review "
+            "pull, or name scenes:N where the model is for drawn scenes"
+        )
     if not newest:
         raise UsageError(
             f"{redact(labels)} has no label for captions by {model_id} with decoding {decoding} "

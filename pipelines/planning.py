@@ -228,7 +228,8 @@ def _certify(captions: _Captions, guarantee: Guarantee) -> tuple[Certificate, in
     Each image counts once, and as labelled only if the audit drew its first row: else one with
     many rows would be labelled sooner, and often, and the labels no uniform sample.
     """
-    _refuse_what_labels_fitted(captions)
+    for head in sorted(filter(None, pc.unique(captions.table["confidence_id"]).to_pylist())):
+        check_head(guarantee, head)
     names = captions.table["image_id"].to_pylist()
     first = first_of_image(captions.table)
     drawn = np.flatnonzero(captions.audited & first)
@@ -275,14 +276,20 @@ def _rows(captions: _Captions, reasons: dict[ReviewReason, _Mask], rules: Review
     return pa.table([columns[name] for name in REVIEW.names], schema=REVIEW).combine_chunks()
 
 
-def _refuse_what_labels_fitted(captions: _Captions) -> None:
-    """Refuse a guarantee for confidences that the labels that are to certify have fitted."""
-    heads = pc.unique(captions.table["confidence_id"]).to_pylist()
-    fitted = sorted(head for head in heads if head and head.endswith(ALL_LABELS))
-    if fitted:
+def check_head(guarantee: Guarantee | None, confidence_id: str | None) -> None:
+    """Refuse a guarantee for confidences that the labels that are to certify have fitted.
+
+    Args:
+        guarantee: None asks for nothing.
+        confidence_id: of the head that the confidences are of; None of no head.
+
+    Raises:
+        RulesError: if no guarantee can rest on that head.
+    """
+    if guarantee is not None and confidence_id and confidence_id.endswith(ALL_LABELS):
         raise RulesError(
-            f"captions have the confidence of head {fitted[0]}, which was fitted on all labels, "
-            "those that are to certify included, so that no guarantee can rest on it; run "
+            f"captions have the confidence of head {confidence_id}, which was fitted on all "
+            "labels, those that are to certify included, so that no guarantee can rest on it; run "
             "captioner calibrate without --no_guarantee, then captioner rescore"
         )
 

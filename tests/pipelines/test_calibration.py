@@ -239,7 +239,7 @@ class TestBadLabels:
             (49, None, "there are 49 labels; give at least 50 (49 of 49 reviews are used)"),
             (60, "accepted", "none of the 60 captions is wrong; label some that are"),
             (60, "edited", "none of the 60 captions is right; label some that are"),
-            (0, None, "0 of 0 reviews are used"),
+            (0, None, "holds no reviews; bring back what people said"),
         ],
     )
     def test_too_few(self, tmp_path, capsys, model_id, count, verdict, message):
@@ -526,6 +526,12 @@ class TestNoGuarantee:
         assert {row["confidence_id"] for row in rows(lone)} == {spent.id}
         before = lone.current()
         capsys.readouterr()
+        new = tmp_path / "new"
+        rules = ["--guarantee", "accuracy>=0.8 @ 0.9", "--audit", "0.5"]
+        asked = ["annotate", "--input", str(tmp_path), "--output", str(new), "--device", "cpu"]
+        assert main([*asked, "--model", str(tmp_path / "m2"), *rules]) == EXIT_USAGE
+        assert f"head {spent.id}, which was fitted on all labels" in capsys.readouterr().err
+        assert not new.exists()
         assert self.plan(lone) == EXIT_USAGE
         said = capsys.readouterr().err
         assert f"head {spent.id}, which was fitted on all labels" in said
