@@ -22,7 +22,7 @@ from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import DECODERS
 from captioner.devices import choose_device
 from captioner.encoders import ENCODERS
-from captioner.folding import fold
+from captioner.folding import fold, is_folded
 from captioner.heads import HEADS, HeadsConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.statistics import FeatureStatistics
@@ -142,7 +142,15 @@ def save(
         tokenizer: its words.
         path: the folder, local or on any file system that fsspec knows; made where missing.
         statistics: of the features of its training images.
+
+    Raises:
+        ValueError: if the model was loaded to caption, so that its batch norms are folded.
     """
+    if is_folded(model):
+        raise ValueError(
+            f"the batch norms of {model.config.name} are folded, as load does to caption; save a "
+            "model that comes from read"
+        )
     files = {
         CONFIG: json.dumps(_content(model.config), sort_keys=True, indent=2).encode() + b"\n",
         WEIGHTS: _weights_bytes(model),

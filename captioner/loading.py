@@ -31,8 +31,7 @@ def load(
     decoding = decoding or DecodingConfig()
     if name == EMBEDDED:
         return checkpoint.load(checkpoint.embedded_path(), device, decoding, extras)
-    config = _folder_config(name)
-    if config is not None and "format_version" in config:
+    if is_checkpoint(name):
         return checkpoint.load(name, device, decoding, extras)
     if extras:
         raise ModelLoadError(
@@ -40,6 +39,19 @@ def load(
             "and cannot tell it; leave it out"
         )
     return huggingface.load(name, device, decoding)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether a name is that of a folder with a checkpoint of this project.
+
+    Args:
+        name: a folder on any store, or anything else.
+
+    Raises:
+        ModelLoadError: if the folder's ``config.json`` cannot be read.
+    """
+    config = _folder_config(name)
+    return config is not None and "format_version" in config
 
 
 def _folder_config(name: str) -> dict[str, object] | None:

@@ -123,11 +123,12 @@ def assemble(options: TrainingOptions) -> TrainingRun:
         mask_width=options.mask_width,
     )
     if start is None:
+        _check_rest(options, heads, None)
         model = _model(options, encoder, material.tokenizer, heads)
     else:
-        model = start.build(
-            options.name, material.tokenizer, start.heads(heads, options.mask_width)
-        )
+        heads = start.heads(heads, options.mask_width)
+        _check_rest(options, heads, start.model.config.heads)
+        model = start.build(options.name, material.tokenizer, heads)
     thaw(model.encoder, options.config.thaw)
     let_rest(model, options.task_config)
     run = TrainingRun(
@@ -339,6 +340,8 @@ def _tokenizer(
     options: TrainingOptions, examples: Sequence[Example], start: Start | None
 ) -> CaptionTokenizer:
     captions = (caption for example in examples for caption in example.captions)
+    if start is not None and not options.task_config.caption_weight:
+        return start.tokenizer  # New words that nobody learns would change what is said.
     if start is not None:
         return start.words_with(captions, options.min_frequency)
     if options.decoder.startswith(LANGUAGE_MODEL):
@@ -418,6 +421,8 @@ def _check_tasks(options: TrainingOptions) -> None:
         weight = options.task_config.weights[task]
         if task not in options.tasks and weight != default.task_config.weights[task]:
             raise ValueError(f"{name}_weight is {weight}, but {task} are none of the tasks")
+    if "masks" not in options.tasks and options.mask_width is not None:
+        raise ValueError(f"mask_width is {options.mask_width}, but masks are none of the tasks")
     if not any(options.task_config.weights[task] for task in (CAPTIONS, *options.tasks)):
         raise ValueError("all weights of captions and tasks are 0; give one that is to be learned")
     if options.task_config.turns == "alternating" and options.config.accumulate > 1:
@@ -430,6 +435,20 @@ def _check_tasks(options: TrainingOptions) -> None:
             "turns and schedule are both alternating: of some tasks the encoder would never learn; "
             "use joint for one of them"
         )
+
+
+def _check_rest(
+    options: TrainingOptions, heads: HeadsConfig | None, known: HeadsConfig | None
+) -> None:
+    """Check that a head which is not to be learned is one that the model to start from has."""
+    for task in options.tasks:
+        if not options.task_config.weights[task] and (
+            known is None or getattr(heads, task) != getattr(known, task)
+        ):
+            raise ValueError(
+                f"{task} count 0, but would begin from nothing and never be learned; give them a "
+                "weight, or leave them out of the tasks"
+            )
 
 
 def heads_config(

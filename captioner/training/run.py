@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from captioner.checkpoint import CARD, STATISTICS, load, put_statistics, save
+from captioner.checkpoint import CARD, STATISTICS, put_statistics, read, save
 from captioner.model import AttentionCaptioner, CaptionModel
 from captioner.training.card import model_card
 from captioner.training.config import TrainingConfig
@@ -120,7 +120,8 @@ class TrainingRun:
             progress = self.trainer.progress
             if known is None or progress.best_epoch != progress.epoch:
                 logger.info("looking at training images once more, for statistics of %s", name)
-                model = load(str(folder), str(self.trainer.accelerator.device)).model
+                # As it was trained: what a frozen encoder saw is kept by a hash of its weights.
+                model = read(str(folder)).model.eval().to(self.trainer.accelerator.device)
                 try:
                     known = statistics_of(model, self._material.memories(model))
                 except ValueError as error:

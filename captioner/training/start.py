@@ -10,8 +10,8 @@ import torch
 from captioner.checkpoint import embedded_path, read
 from captioner.contract import EMBEDDED, ModelLoadError
 from captioner.heads import HEADS, HeadsConfig, SegmenterConfig
-from captioner.loading import load
-from captioner.model import AttentionCaptioner, CaptionModel
+from captioner.loading import is_checkpoint, load
+from captioner.model import CaptionModel
 from captioner.tokenizer import CaptionTokenizer
 from captioner.training.learned import Learned, read_learned
 from schemas.uris import redact
@@ -129,11 +129,12 @@ def start_from(name: str) -> Start:
     Raises:
         ModelLoadError: if it cannot be loaded, or is not of this project's kind.
     """
-    if not isinstance(load(name, "cpu"), AttentionCaptioner):
+    folder = embedded_path() if name == EMBEDDED else name
+    if not is_checkpoint(folder):
+        load(name, "cpu")  # If there is no such model at all, it says so.
         raise ModelLoadError(
             f"{redact(name)} is a model of Hugging Face, which runs through their own generate and "
             "cannot be trained here; start from a model of captioner train"
         )
-    folder = embedded_path() if name == EMBEDDED else name
     stored = read(folder)
     return Start(stored.model, stored.tokenizer, stored.model_id, read_learned(folder))

@@ -28,7 +28,8 @@ class TaskConfig:
         mask_weight: of masks.
         weighting: ``fixed`` takes these weights as they are; ``uncertainty`` learns by what more
             each task is to be divided (1705.07115).
-        turns: ``joint`` learns all tasks in each step, ``alternating`` one after the other.
+        turns: ``joint`` learns all tasks in each step, ``alternating`` one after the other,
+            those that count 0 left out.
     """
 
     caption_weight: float = 1.0
@@ -96,6 +97,8 @@ class TaskObjective(nn.Module):
         self._head_losses = heads.losses
         self._config = config
         self._tasks = [CAPTIONS, *(name for name, head in heads.named_children())]
+        # In the turn of a task that counts 0 nothing would be learned.
+        self._turns = [name for name in self._tasks if config.weights[name]]
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         if config.weighting == "uncertainty":
             zeros = {name: nn.Parameter(torch.zeros(())) for name in self._tasks}
@@ -147,4 +150,4 @@ class TaskObjective(nn.Module):
         """Return 1 if a task is learned in this step, else 0."""
         if self._config.turns == "joint":
             return 1.0
-        return float(self._tasks[int(self.step) % len(self._tasks)] == task)
+        return float(self._turns[int(self.step) % len(self._turns)] == task)

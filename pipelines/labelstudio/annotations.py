@@ -263,9 +263,11 @@ class Annotations:
             except FailingError:
                 if len(some) > 1:
                     waiting += halves(some)
+                elif some[0] in self.failing:
+                    continue
                 elif len(self.failing) == MOST_FAILING:
                     raise
-                elif some[0] not in self.failing:
+                else:
                     self.failing += some
 
     def _count(self, filters: list[Filter]) -> int:

@@ -299,7 +299,7 @@ class Client:
                 unsent, reason = response.status_code == 429, f"status {response.status_code}"
                 if response.status_code < 500 and not unsent:
                     return self._accepted(response, allowed)
-                failed += response.status_code == 500
+                failed = failed + 1 if response.status_code == 500 else 0
                 if failed == failing:
                     last = attempt
             except (httpx.TransportError, httpx.DecodingError) as error:
@@ -355,6 +355,12 @@ class Client:
             raise LabelStudioError(
                 f"the token's owner may not do this in Label Studio: {call} ({detail}); use the "
                 "token of somebody who may change the project",
+                status,
+            )
+        if status == 413:
+            raise LabelStudioError(
+                f"{call} is too large for Label Studio at {self.url}, or for a proxy before it "
+                "(status 413); raise that limit, which nginx calls client_max_body_size",
                 status,
             )
         raise LabelStudioError(

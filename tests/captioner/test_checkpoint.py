@@ -87,6 +87,12 @@ class TestRoundTrip:
         image = captioner.prepare(render(sample(5)))
         assert captioner.caption([image])[0].tokens
 
+    def test_what_was_loaded_to_caption_is_not_saved(self, folder):
+        captioner = load(str(folder), device="cpu")
+        with pytest.raises(ValueError, match="batch norms of .* are folded"):
+            save(captioner.model, captioner.tokenizer, "memory://checkpoints/folded")
+        assert not fsspec.filesystem("memory").exists("/checkpoints/folded")
+
     def test_the_model_id_comes_from_the_content_alone(self, model, tokenizer, folder):
         here = load(str(folder), device="cpu")
         save(read(str(folder)).model, here.tokenizer, "memory://checkpoints/other")

@@ -42,6 +42,34 @@ def test_no_batch_norm_is_left_and_features_stay(encoder):
         torch.testing.assert_close(after(images), before(images), atol=1e-5, rtol=1e-4)
 
 
+class Standardised(nn.Conv2d):
+    def forward(self, images):
+        weight = self.weight / self.weight.std((1, 2, 3), keepdim=True)
+        return nn.functional.conv2d(images, weight, self.bias)
+
+
+class Rectified(nn.BatchNorm2d):
+    def forward(self, images):
+        return super().forward(images).relu()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda: (Standardised(3, 4, 1), nn.BatchNorm2d(4)),
+        lambda: (nn.Conv2d(3, 4, 1), Rectified(4)),
+        lambda: (nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)),
+    ],
+)
+def test_kinds_that_do_more_stay(parts):
+    torch.manual_seed(0)
+    model = nn.Sequential(*parts()).eval()
+    images = torch.rand(2, 3, 5, 5)
+    wanted = model(images)
+    fold(model)
+    assert torch.equal(model(images), wanted)
+
+
 def test_what_follows_no_convolution_stays():
     model = trained(nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)))
     images = torch.rand(2, 3, 5, 5)

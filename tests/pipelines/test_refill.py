@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.checkpoint import load, save
+from captioner.checkpoint import read, save
 from captioner.contract import OF_BEAMS
 from captioner.model import CaptionModel
 from captioner.scenes import write_folder
@@ -166,7 +166,7 @@ class TestRefill:
 
 def headless_model(folder: Path) -> str:
     """Make a model that fills nothing by itself: captions are all that it knows."""
-    whole = load(str(bare_model(folder)), device="cpu")
+    whole = read(str(bare_model(folder)))
     model = CaptionModel(replace(whole.model.config, heads=None))
     weights = whole.model.state_dict()
     model.load_state_dict({name: weights[name] for name in model.state_dict()})

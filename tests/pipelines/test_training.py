@@ -245,6 +245,10 @@ class TestTasks:
             (["--tasks", "boxes", "--annotations", "nowhere.json"], "nowhere.json"),
             (["--no_gate"], "there are no tasks; name some"),
             (["--label_weight", "2"], "there are no tasks; name some"),
+            (
+                ["--tasks", "labels", "--mask_width", "8"],
+                "mask_width is 8, but masks are none of the tasks",
+            ),
             (["--tasks", "labels", "--label_weight", "-1"], "label_weight is -1.0; use 0 to 1000"),
             (["--tasks", "labels", "--weighting", "fair"], "invalid choice: 'fair'"),
             (["--tasks", "labels", "--views", "2"], "views is 2"),

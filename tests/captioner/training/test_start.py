@@ -2,12 +2,14 @@ import json
 import logging
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from captioner import checkpoint
 from captioner.annotations import ClassNames
-from captioner.checkpoint import embedded_path, read
+from captioner.checkpoint import STATISTICS, embedded_path, read
 from captioner.contract import ModelLoadError
 from captioner.heads import HeadsConfig
 from captioner.loading import load
@@ -178,6 +180,38 @@ class TestStart:
         moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
         assert moved
         assert all(name.startswith("heads.masks.") for name in moved)
+
+    def test_words_that_nobody_learns_are_not_added(self, annotated, trained, tmp_path):
+        data = Path(shutil.copytree(annotated, tmp_path / "data"))
+        rows = [json.loads(line) for line in (data / "metadata.jsonl").read_text().splitlines()]
+        rows = [row | {"captions": ["a kayak on a lake"]} for row in rows]
+        (data / "metadata.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        learned = options(str(data), tmp_path / "model", start_from=trained, tasks=ALL)
+        known = read(trained).tokenizer.to_json()
+        assert assemble(learned)._material.tokenizer.to_json() != known
+        resting = replace(learned, task_config=TaskConfig(caption_weight=0))
+        assert assemble(resting)._material.tokenizer.to_json() == known
+
+    @pytest.mark.parametrize("known", [False, True])
+    def test_a_head_from_nothing_that_would_never_learn(self, annotated, trained, tmp_path, known):
+        weights = TaskConfig(mask_weight=0)
+        start = {"start_from": trained, "mask_width": 6} if known else {"image_size": 32}
+        with pytest.raises(ValueError, match="masks count 0, but would begin from nothing"):
+            assemble(options(annotated, tmp_path, tasks=ALL, task_config=weights, **start))
+
+    def test_a_frozen_encoder_sees_each_picture_once(self, annotated, trained, tmp_path):
+        config = replace(QUIET, thaw="none")
+        assemble(options(annotated, tmp_path, start_from=trained, config=config)).run()
+        assert (tmp_path / "last" / STATISTICS).exists()
+        assert len(list((tmp_path / "features").iterdir())) == 1
+
+    def test_weights_are_read_once(self, trained, monkeypatch):
+        read_file, files = checkpoint._read, []
+        monkeypatch.setattr(
+            checkpoint, "_read", lambda path, name: (files.append(name), read_file(path, name))[1]
+        )
+        start_from(trained)
+        assert files.count(checkpoint.WEIGHTS) == 1
 
     def test_nothing_at_all_to_learn(self, annotated, trained, tmp_path):
         weights = TaskConfig(caption_weight=0, mask_weight=0)

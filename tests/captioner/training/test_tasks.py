@@ -204,6 +204,12 @@ class TestUncertainty:
 
 
 class TestTurns:
+    def test_what_weighs_nothing_has_no_turn(self, tokenizer, batch):
+        weights = {WEIGHTS[task]: 0.0 for task in ("captions", "boxes")}
+        tiny = learner(tokenizer, turns="alternating", **weights)
+        turns = [touched(tiny, tiny(batch)) for _ in range(4)]
+        assert turns == [{"labels"}, {"masks"}] * 2
+
     @pytest.mark.parametrize("weighting", ["fixed", "uncertainty"])
     def test_tasks_take_turns(self, tokenizer, batch, weighting):
         tiny = learner(tokenizer, turns="alternating", weighting=weighting)
