@@ -8,6 +8,11 @@ from captioner.training.augment import UNCHANGED, AugmentConfig
 from captioner.training.config import TrainingConfig
 from captioner.training.tasks import TaskConfig
 
+LANGUAGE_MODEL = "lm:"
+"""What the name of a pretrained language model comes behind, where a decoder is named."""
+WORDS = ("words", "vocabulary_size", "min_frequency", "punctuation")
+"""The fields that say what is a word."""
+
 _ELSEWHERE = frozenset(["output", "device", "threads", "start_from"])
 """What the result does not depend on; and what names a folder where its model's id tells more."""
 

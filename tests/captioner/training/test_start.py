@@ -15,11 +15,13 @@ from captioner.heads import HeadsConfig
 from captioner.loading import load
 from captioner.model import AttentionCaptioner
 from captioner.scenes import render, sample
-from captioner.training.assemble import _hold_back, assemble, heads_config
+from captioner.training.assemble import assemble
 from captioner.training.config import TrainingConfig
+from captioner.training.heads import heads_config
 from captioner.training.learned import LEARNED, images_learned
 from captioner.training.options import TrainingOptions
 from captioner.training.sources import Example
+from captioner.training.splitting import hold_back
 from captioner.training.start import start_from
 from captioner.training.state import StateError
 from captioner.training.tasks import TaskConfig
@@ -230,11 +232,11 @@ class TestStart:
         fresh = {"3", "17"}
         learned = frozenset(one.image_id for one in examples) - fresh
         for seed in range(5):
-            training, held = _hold_back(examples, seed, learned)
+            training, held = hold_back(examples, seed, learned)
             assert {one.image_id for one in held} == fresh
             assert len(training) == 38
         assert not caplog.records
-        _, held = _hold_back(examples, 0, learned | {"3"})
+        _, held = hold_back(examples, 0, learned | {"3"})
         assert len(held) == 2
         assert "17" in {one.image_id for one in held}
         assert "has learned from 1 of these" in caplog.text
