@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from captioner.evaluation.agreement import (
+    Figures,
     Judgements,
     cider,
     confidence_bins,
@@ -94,9 +95,7 @@ def read_reviews(
         UsageError: if it has no captions either, or no reviews of that model or decoding.
         OutputError: if a file is damaged, or a review has a verdict that there is not.
     """
-    parts = [part for _, part in output.tables("reviews", _OF_REVIEWS)]
-    wanted = pa.schema([REVIEWS.field(name) for name in _OF_REVIEWS])
-    rows = oldest_first(output, pa.concat_tables([wanted.empty_table(), *parts]))
+    rows = _rows(output)
     ours = [
         row
         for row in rows
@@ -104,7 +103,7 @@ def read_reviews(
     ]
     if not ours:
         _refuse(output, rows, model_id, decoding)
-    newest = list({(*_key(row), row["reviewer"]): row for row in ours}.values())
+    newest = _newest(ours)
     captions = _captions(output, {row["image_id"] for row in newest})
     found = [captions.get(_key(row), {}) for row in newest]
     return Reviews(
@@ -114,6 +113,36 @@ def read_reviews(
         uris=[row.get("uri") for row in found],
         superseded=len(ours) - len(newest),
     )
+
+
+def verdict_figures(output: Output) -> Figures | None:
+    """Return what the verdicts of an output come to; texts are not compared, which takes longer.
+
+    Args:
+        output: the output.
+
+    Returns:
+        None where there are no reviews.
+
+    Raises:
+        OutputError: if a file is damaged, or a review has a verdict that there is not.
+    """
+    newest = _newest(_rows(output))
+    if not newest:
+        return None
+    return figures(_verdicts(newest, np.full((3, len(newest)), np.nan), None))
+
+
+def _rows(output: Output) -> list[_Row]:
+    """Return the reviews of an output, oldest first."""
+    parts = [part for _, part in output.tables("reviews", _OF_REVIEWS)]
+    wanted = pa.schema([REVIEWS.field(name) for name in _OF_REVIEWS])
+    return oldest_first(output, pa.concat_tables([wanted.empty_table(), *parts]))
+
+
+def _newest(rows: Iterable[_Row]) -> list[_Row]:
+    """Return of each reviewer and caption the last review."""
+    return list({(*_key(row), row["reviewer"]): row for row in rows}.values())
 
 
 def _refuse(
@@ -164,6 +193,13 @@ def _judgements(reviews: Sequence[_Row], captions: Sequence[_Row]) -> Judgements
         measures[2, edited] = cider(before, after)
     except (ValueError, ModuleNotFoundError) as error:
         no_cider = str(error)
+    return _verdicts(reviews, measures, no_cider)
+
+
+def _verdicts(
+    reviews: Sequence[_Row], measures: npt.NDArray[np.float64], no_cider: str | None
+) -> Judgements:
+    """Return what was said, with what is known of edits: characters, words, CIDEr, [3, n]."""
     return Judgements(
         caption=_numbers(_key(row) for row in reviews),
         image=_numbers(row["image_id"] for row in reviews),

@@ -76,7 +76,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     config = _config(args, output, captioner)
     # Before hours of captioning: that captions then have no plan is told too late.
     try:
-        check_head(review.rules.guarantee, config.head and config.head.id)
+        check_head(review.rules.guarantee, None if config.head is None else config.head.id)
     except RulesError as error:
         raise UsageError(str(error)) from error
     output = Output(output.uri, config.run_id)

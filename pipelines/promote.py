@@ -38,6 +38,7 @@ from pipelines.default_model import DefaultModel, read_default, write_default
 from pipelines.labelstudio.annotations import failing_tasks
 from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings
 from pipelines.labelstudio.comparing import ComparingProject, title_of
+from pipelines.labelstudio.project import deletion_told
 from pipelines.listing import ImageRef
 from pipelines.local import opened
 from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
@@ -224,10 +225,12 @@ def _exchange(
         with Client(settings) as client:
             client.check()
             project = ComparingProject(client, settings.project, settings.previews, limits)
-            answers = project.answers(pair.id, sorted(differing))
-            rows = comparisons.answered(rows, answers)
-            comparisons.replace(output, pair, rows)
-            numbers, failed = project.ask(pair.id, comparisons.to_ask(output, rows))
+            meanwhile = "captions were compared; the next run makes it anew"
+            with deletion_told(client, project.id, settings.project, meanwhile):
+                answers = project.answers(pair.id, sorted(differing))
+                rows = comparisons.answered(rows, answers)
+                comparisons.replace(output, pair, rows)
+                numbers, failed = project.ask(pair.id, comparisons.to_ask(output, rows))
     except LabelStudioError as error:
         say(f"Label Studio: {redact(str(error))}")
         say("What was captioned and answered is kept; run the same command again to go on.")

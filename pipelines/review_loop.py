@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import pyarrow.compute as pc
 
+from pipelines.agreement import verdict_figures
 from pipelines.commands import (
     CommandError,
     captioned_output,
@@ -22,11 +23,13 @@ from pipelines.labelstudio.annotations import (
     review_project,
 )
 from pipelines.labelstudio.client import Client, LabelStudioError
+from pipelines.labelstudio.project import deletion_told
 from pipelines.local import opened
 from pipelines.next_command import label_studio_flags
 from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
 from pipelines.output import Output
 from pipelines.pulling import Pulled, pull
+from pipelines.report.agreement import short_lines
 from pipelines.report.terminal import LINE_SECONDS, say
 from schemas.kinds import ReviewReason, Verdict
 from schemas.uris import redact
@@ -75,7 +78,10 @@ def _connected(args: argparse.Namespace) -> Iterator[tuple[Client, ReviewProject
     try:
         with Client(label_studio_settings(args)) as client:
             client.check()
-            yield client, review_project(client, args.label_studio_project)
+            project = review_project(client, args.label_studio_project)
+            meanwhile = "its reviews were read; those that were pulled before stay in the output"
+            with deletion_told(client, project.id, project.title, meanwhile):
+                yield client, project
     except LabelStudioError as error:
         raise CommandError(redact(str(error))) from error
 
@@ -159,6 +165,8 @@ def _status_lines(output: Output, pulled: Pulled, tasks: int, drafts: int) -> It
         yield f"  {verdict.value:10}{there[verdict]:8,}  {changes.added[verdict]:14,}"
     if changes.removed:
         yield f"{changes.removed.total():,} of the pulled ones were changed or withdrawn since"
+    if (found := verdict_figures(output)) is not None:
+        yield from short_lines(found)
     yield from _remarks(pulled)
     if not (changes.changed or pulled.failing):
         yield "all is pulled"

@@ -24,8 +24,8 @@ def add_pull_and_status(
     status = actions.add_parser(
         "status",
         help="say what is queued, pushed, in progress and done",
-        description="Say what is queued, pushed, in progress and done, and what was not pulled "
-        "yet. Changes nothing.",
+        description="Say what is queued, pushed, in progress and done, what was not pulled yet, "
+        "and how far\nreviewers accept and agree. Changes nothing.",
     )
     for parser in (pull, status):
         parser.add_argument("output", metavar="OUTPUT", help="folder written by annotate")

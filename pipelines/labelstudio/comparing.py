@@ -107,7 +107,12 @@ def title_of(review_project: str) -> str:
 
 
 class ComparingProject:
-    """The project in which two models' captions are compared."""
+    """The project in which two models' captions are compared.
+
+    Attributes:
+        id: its number.
+        address: where a browser opens it.
+    """
 
     def __init__(
         self, client: Client, title: str, previews: bool = False, limits: Limits = BY_DEFAULT
@@ -127,10 +132,10 @@ class ComparingProject:
         if wrong := _differences(str(project.get("label_config") or "")):
             raise OtherConfigError(title, project["id"], wrong)
         self.address = f"{client.url}/projects/{project['id']}/data"
-        self._client, self._id = client, int(project["id"])
-        self._tasks = Tasks(client, self._id)
-        self._images = Images(client, self._id, previews, limits)
-        self._read = Annotations(client, self._id)
+        self._client, self.id = client, int(project["id"])
+        self._tasks = Tasks(client, self.id)
+        self._images = Images(client, self.id, previews, limits)
+        self._read = Annotations(client, self.id)
 
     def answers(self, pair: str, image_ids: Iterable[str]) -> Answers:
         """Read what people said of two models' captions.
@@ -172,7 +177,7 @@ class ComparingProject:
         failed: list[tuple[str, str]] = []
         order = sorted(comparisons, key=lambda one: _shuffled(one.image_id, pair))
         keys = {_key(one.image_id, pair): one.image_id for one in order}
-        path = f"/api/projects/{self._id}/import"
+        path = f"/api/projects/{self.id}/import"
         for start in range(0, len(order), BATCH):
             batch = {one.image_id: one for one in order[start : start + BATCH]}
             pictures = [Picture(one.image_id, one.uri) for one in batch.values()]

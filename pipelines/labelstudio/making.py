@@ -182,9 +182,4 @@ class Maker:
 def _why(error: LabelStudioError | None) -> str:
     if error is None:
         return "Label Studio did not take its prediction; the server's log may say why"
-    if error.status == 413:
-        return (
-            "too large for Label Studio, or for a proxy before it, even alone (status 413); raise "
-            "that limit, which nginx calls client_max_body_size"
-        )
     return str(error)

@@ -1,7 +1,8 @@
 """The project in Label Studio: made on first use, found by its title afterwards."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +105,29 @@ def project_key(url: str, number: int) -> str:
         number: of the project.
     """
     return hashlib.sha256(f"{url.rstrip('/')} {number}".encode()).hexdigest()[:16]
+
+
+@contextmanager
+def deletion_told(client: Client, number: int, title: str, meanwhile: str) -> Iterator[None]:
+    """Say that a project was deleted where that is why something is refused in the block.
+
+    Args:
+        client: a connection to Label Studio.
+        number: of the project.
+        title: of the project.
+        meanwhile: while what was done, and what to do now.
+
+    Raises:
+        LabelStudioError: that says so.
+    """
+    try:
+        yield
+    except LabelStudioError as error:
+        if error.status != 404 or client.status(f"/api/projects/{number}") != 404:
+            raise
+        raise LabelStudioError(
+            f"project {title!r} (number {number}) was deleted while {meanwhile}"
+        ) from None
 
 
 def is_empty(project: dict[str, Any]) -> bool:

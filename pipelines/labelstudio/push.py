@@ -22,7 +22,7 @@ from pipelines.labelstudio.client import (
 from pipelines.labelstudio.images import BY_DEFAULT
 from pipelines.labelstudio.items import ReviewItem
 from pipelines.labelstudio.ledger import LedgerFile
-from pipelines.labelstudio.project import open_project
+from pipelines.labelstudio.project import deletion_told, open_project
 from pipelines.labelstudio.pushing import Pusher
 from pipelines.output import Output
 
@@ -104,20 +104,13 @@ def push(
     with Client(settings) as client:
         client.check()
         project = open_project(client, settings.project, classes)
-        path = f"/api/projects/{project.id}"
-        made = str(client.get(path)["created_at"])
+        made = str(client.get(f"/api/projects/{project.id}")["created_at"])
         file = None if output is None else LedgerFile(output, client.url, project.id, made)
-        try:
+        meanwhile = "captions were pushed; push again, which makes it anew"
+        with deletion_told(client, project.id, settings.project, meanwhile):
             attention = _attention(items, load, limits) if project.attention else None
             pusher = Pusher(client, project, settings, classes, file, limits, attention)
             return _pushed(pusher, items, on_progress)
-        except LabelStudioError as error:
-            if error.status == 404 and client.status(path) == 404:
-                raise LabelStudioError(
-                    f"project {settings.project!r} (number {project.id}) was deleted while "
-                    "captions were pushed; push again, which makes it anew"
-                ) from None
-            raise
 
 
 def _attention(items: Iterable[ReviewItem], load: Load | None, limits: Limits) -> AttentionPictures:

@@ -114,26 +114,39 @@ _NOTES = (
 )
 
 
+def short_lines(one: Figures) -> Iterator[str]:
+    """Say in two lines how many reviews accept, and how far reviewers agree."""
+    said = f"of the pulled ones that were not skipped, 95% interval {_interval(one)}"
+    yield f"{'acceptance':12}{_share(one.accepted):>8}  {one.missing.get('accepted', said)}"
+    said = f"Krippendorff's alpha; captions with two reviewers or more: {one.compared:,}"
+    yield f"{'agreement':12}{_alpha(one):>8}  {one.missing.get('alpha', said)}"
+
+
 def _said(one: Figures) -> str:
-    interval = (
-        "-"
-        if one.accepted_low is None or one.accepted_high is None
-        else f"{one.accepted_low:.1%} to {one.accepted_high:.1%}"
-    )
     seconds = "-" if one.seconds is None else f"{one.seconds:.1f}"
     return (
-        f"  {one.reviews:7,}  {_share(one.accepted):>8}  {interval:15}  {_share(one.edited):>6}"
-        f"  {_share(one.rejected):>8}  {_share(one.skipped):>7}  {seconds:>8}"
+        f"  {one.reviews:7,}  {_share(one.accepted):>8}  {_interval(one):15}"
+        f"  {_share(one.edited):>6}  {_share(one.rejected):>8}  {_share(one.skipped):>7}"
+        f"  {seconds:>8}"
     )
 
 
 def _changed(one: Figures) -> str:
     cider = "-" if one.cider is None else f"{100 * one.cider:.1f}"
-    alpha = "-" if one.alpha is None else f"{one.alpha:.2f}"
     return (
         f"  {one.edits:5,}  {_share(one.characters):>10}  {_share(one.words):>5}  {cider:>5}"
-        f"  {one.compared:8,}  {_share(one.same_verdict):>12}  {alpha:>5}"
+        f"  {one.compared:8,}  {_share(one.same_verdict):>12}  {_alpha(one):>5}"
     )
+
+
+def _interval(one: Figures) -> str:
+    if one.accepted_low is None or one.accepted_high is None:
+        return "-"
+    return f"{one.accepted_low:.1%} to {one.accepted_high:.1%}"
+
+
+def _alpha(one: Figures) -> str:
+    return "-" if one.alpha is None else f"{one.alpha:.2f}"
 
 
 def _share(value: float | None) -> str:

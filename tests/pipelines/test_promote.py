@@ -21,6 +21,7 @@ from pipelines.planning import ReviewRules, plan_review
 from pipelines.report.promotion import what_next
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import annotate, rows, write_images
+from tests.pipelines.labelstudio.proxy import Proxy
 from tests.pipelines.labelstudio.reviewing import cut
 from tests.servers import LabelStudio, free_port
 
@@ -402,6 +403,29 @@ class TestErrors:
         assert online.promote() == 0
         assert online.candidate.batches == [24], "what was captioned is not captioned again"
         assert len(online.tasks()) == 12
+
+    def test_a_project_that_is_deleted_meanwhile_is_made_anew(self, online: World, capsys):
+        online.promote()
+        online.answer(for_candidate, most=2)
+        online.promote()
+        before, number = online.compared, online.tasks()[0]["project"]
+
+        def delete_it(method: str, path: str) -> None:
+            if path == "/api/tasks":
+                with online._http() as http:
+                    http.delete(f"/api/projects/{number}/")
+
+        capsys.readouterr()
+        with Proxy(online.server.url) as proxy:
+            proxy.before = delete_it
+            assert online.promote(url=proxy.url) == 4
+        told = capsys.readouterr()
+        assert f"(number {number}) was deleted while captions were compared" in told.err
+        assert "2 of 12 compared" in told.out
+        assert online.compared == before
+        assert online.promote() == 0
+        assert "2 of 12 compared" in capsys.readouterr().out
+        assert len(online.tasks()) == 10, "what was answered is not asked again"
 
     def test_a_task_that_the_server_fails_at_keeps_its_answer(
         self, online: World, monkeypatch, capsys

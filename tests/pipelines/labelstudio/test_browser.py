@@ -12,20 +12,18 @@ import numpy as np
 import pytest
 from label_studio_sdk.converter.brush import decode_rle
 from PIL import Image
+from selenium import webdriver
+from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
 
 from captioner.annotations import Annotations, Box, ClassNames, Label
 from pipelines.labelstudio.push import push
 from tests.pipelines.labelstudio.conftest import Queue, make_item, make_item_of
 from tests.pipelines.labelstudio.test_regions import mask_of
-
-webdriver = pytest.importorskip("selenium.webdriver")
-
-from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
-from selenium.webdriver.chrome.service import Service  # noqa: E402
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-from selenium.webdriver.common.by import By  # noqa: E402
-from selenium.webdriver.common.keys import Keys  # noqa: E402
-from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
 CHROMIUMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
@@ -132,6 +130,18 @@ def submitted(queue: Queue, image_id: str) -> dict[str, Any]:
     tasks = {task["data"]["image_id"]: task for task in queue.tasks()}
     annotations = tasks[image_id]["annotations"]
     return {region["from_name"]: region["value"] for a in annotations for region in a["result"]}
+
+
+def test_no_browser_is_a_failure_where_one_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    for variable in ("CAPTIONER_CHROMIUM", "CAPTIONER_CHROMEDRIVER", "CAPTIONER_REQUIRE_BROWSER"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no Chromium on this machine; install Debian"):
+        find_programs()
+    monkeypatch.setenv("CAPTIONER_CHROMIUM", "/usr/bin/chromium")
+    monkeypatch.setenv("CAPTIONER_REQUIRE_BROWSER", "1")
+    with pytest.raises(pytest.fail.Exception, match="no chromedriver on this machine; install D"):
+        find_programs()
 
 
 def test_a_reviewer_sees_image_and_caption_corrects_it_and_submits(

@@ -158,6 +158,22 @@ class TestAsking:
         (task,) = queue.tasks()
         assert task["data"]["image"].startswith("/data/upload/")
 
+    def test_one_that_is_too_large_is_named_and_the_other_is_asked(
+        self, queue: Queue, proxy: Proxy
+    ):
+        settings = LabelStudioSettings(proxy.url, queue.title, Token(queue.server.token))
+        asked = [comparison(1), comparison(2, first="x" * 10_000)]
+        with Client(settings) as client:
+            project = ComparingProject(client, queue.title)
+            proxy.largest_body = 5_000
+            numbers, failed = project.ask(PAIR, asked)
+        assert list(numbers) == [asked[0].image_id]
+        ((uri, why),) = failed
+        assert uri == asked[1].uri
+        assert f"/import is too large for Label Studio at {proxy.url}, or for a proxy" in why
+        assert "client_max_body_size" in why
+        assert len(queue.tasks()) == 1
+
     def test_lost_answers_make_no_task_twice(self, queue: Queue, proxy: Proxy, no_waiting: None):
         settings = LabelStudioSettings(proxy.url, queue.title, Token(queue.server.token))
         asked = [comparison(n) for n in range(6)]

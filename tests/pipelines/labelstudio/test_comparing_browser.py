@@ -4,19 +4,14 @@ import hashlib
 import os
 from pathlib import Path
 
-import pytest
 from PIL import Image
+from selenium.webdriver.common.action_chains import ActionChains
 
 from pipelines.labelstudio.client import Client
 from pipelines.labelstudio.comparing import ComparingProject
+from tests.pipelines.labelstudio import test_browser
 from tests.pipelines.labelstudio.conftest import Queue
 from tests.pipelines.labelstudio.test_comparing import PAIR, comparison
-
-pytest.importorskip("selenium.webdriver")
-
-from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
-
-from tests.pipelines.labelstudio import test_browser  # noqa: E402
 
 reviewer = test_browser.reviewer
 

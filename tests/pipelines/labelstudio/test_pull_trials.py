@@ -1,4 +1,7 @@
-"""Pulls that are killed at any moment while reviewers go on: what is there comes once, as it is."""
+"""Pulls through a network that fails, and pulls that are killed while reviewers go on.
+
+What is there comes once, as it is.
+"""
 
 import random
 import sys
@@ -15,6 +18,7 @@ from pipelines.output import Output
 from tests.pipelines.helpers import rows
 from tests.pipelines.labelstudio.conftest import Queue
 from tests.pipelines.labelstudio.killing import kill
+from tests.pipelines.labelstudio.proxy import Proxy
 from tests.pipelines.labelstudio.reviewing import fill, result
 from tests.pipelines.labelstudio.test_pulling import files, reviewed
 from tests.pipelines.planned import add, captions
@@ -128,6 +132,39 @@ def pulled(output: Output) -> Counter[Said]:
     """Return what the table holds."""
     names = ("task_id", "image_id", "verdict", "caption", "reviewed_at")
     return Counter(tuple(row[name] for name in names) for row in rows(output, "reviews", *names))
+
+
+@pytest.mark.usefixtures("no_waiting")
+@pytest.mark.parametrize(
+    ("count", "size", "seed"),
+    [(60, 5, 1), pytest.param(2000, 20, 2, marks=pytest.mark.soak)],
+)
+def test_every_review_comes_back_though_a_request_in_three_goes_wrong(
+    queue: Queue,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    size: int,
+    seed: int,
+) -> None:
+    monkeypatch.setattr("pipelines.pulling.PAGE", size)
+    monkeypatch.setattr("pipelines.labelstudio.annotations.PAGE", size)
+    output = Output((tmp_path / "out").as_uri())
+    add(output, "captions", captions([0.5] * count))
+    fill(queue, count, annotations=reviewed(count))
+    options = ["review", "pull", output.uri, "--label_studio_url", proxy.url]
+    options += ["--label_studio_project", queue.title]
+    options += ["--label_studio_token_file", str(queue.server.token_file)]
+    proxy.misbehave(seed)
+    assert main(options) == 0
+    asked = len(proxy.requests)
+    assert 0.15 * asked < proxy.faults.total() < 0.45 * asked
+    assert pulled(output) == there(queue)
+    assert pulled(output).total() == count
+    before = files(output)
+    assert main(options) == 0
+    assert files(output) == before
 
 
 @pytest.mark.parametrize(

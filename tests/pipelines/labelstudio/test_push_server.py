@@ -109,6 +109,19 @@ class TestTooLarge:
         assert len(queue.get(path, params={"all": "true"})) == 5
         queue.assert_each_once(items)
 
+    def test_a_preview_that_is_too_large_by_itself_ends_the_push(
+        self, queue: Queue, proxy: Proxy, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "noise.png"
+        noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), np.uint8)
+        Image.fromarray(noise).save(path)
+        items = [make_item_of(path)]
+        proxy.largest_body = 5_000
+        with pytest.raises(LabelStudioError, match=r"too large for .* client_max_body_size"):
+            push(items, replace(queue.settings, url=proxy.url))
+        assert push(items, queue.settings).tasks_created == 1
+        queue.assert_each_once(items)
+
     def test_what_is_too_large_by_itself_is_named_and_left_out(
         self, queue: Queue, proxy: Proxy
     ) -> None:

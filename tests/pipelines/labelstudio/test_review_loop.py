@@ -15,6 +15,7 @@ from pipelines.report.terminal import LINE_SECONDS
 from pipelines.review_loop_options import _time
 from tests.pipelines.helpers import rows
 from tests.pipelines.labelstudio.conftest import Queue
+from tests.pipelines.labelstudio.proxy import Proxy
 from tests.pipelines.labelstudio.reviewing import (
     change,
     cut,
@@ -24,7 +25,7 @@ from tests.pipelines.labelstudio.reviewing import (
     result,
     submit,
 )
-from tests.pipelines.planned import add, captions
+from tests.pipelines.planned import DECODING, MODEL, NOON, add, captions
 from tests.servers import free_port
 
 Command = Callable[..., tuple[int, str, str]]
@@ -101,6 +102,13 @@ def test_from_a_push_to_the_table(
         ],
     )
     assert {row["caption"] for row in rows(output, "reviews")} == {"caption 0", "a dog"}
+    _, printed, _ = command("status")
+    assert printed.splitlines()[-3:] == [
+        "acceptance     50.0%  of the pulled ones that were not skipped, 95% interval 9.5% to "
+        "90.5%",
+        "agreement          -  no caption has two reviewers who judged it",
+        "all is pulled",
+    ]
 
     change(queue, kept, "reject", "caption 0")
     delete(queue, f"/api/annotations/{gone['id']}/")
@@ -118,6 +126,25 @@ def test_from_a_push_to_the_table(
     assert "not queued         1  reviewed captions that are in the queue no more" in printed
     assert main(["quality", output.uri]) == 1  # One review, and no audit.
     assert "1 images are reviewed, none of them drawn by an audit" in capsys.readouterr().err
+
+
+def test_status_says_how_far_reviewers_agree(
+    queue: Queue, output: Output, command: Command
+) -> None:
+    """Krippendorff's alpha of [a a], [a r], [r r]: 1 - 5 x 2 / (2 x 3 x 3)."""
+    fill(queue, 3)
+    said = [
+        {"image_id": f"{n:064x}", "model_id": MODEL, "decoding": DECODING, "verdict": verdict}
+        | {"reviewer": who, "reviewed_at": NOON}
+        for who, verdicts in (("ann", "aar"), ("bob", "arr"))
+        for n, verdict in enumerate({"a": "accepted", "r": "rejected"}[v] for v in verdicts)
+    ]
+    add(output, "reviews", [*said, said[0] | {"verdict": "skipped", "reviewer": "cyd"}])
+    assert command("status")[1].splitlines()[-3:-1] == [
+        "acceptance     50.0%  of the pulled ones that were not skipped, 95% interval 12.5% to "
+        "87.5%",
+        "agreement       0.44  Krippendorff's alpha; captions with two reviewers or more: 3",
+    ]
 
 
 def _flags(queue: Queue, output: Output) -> str:
@@ -163,6 +190,26 @@ class TestRefused:
         status, _, errors = command("pull")
         assert status == 1
         assert "are TextArea 'text', Choices 'verdict'; expected was TextArea 'caption'" in errors
+
+    @pytest.mark.parametrize("action", ["pull", "status"])
+    def test_a_project_that_is_deleted_meanwhile(
+        self, queue: Queue, proxy: Proxy, output: Output, command: Command, action: str
+    ) -> None:
+        submit(queue, fill(queue, 2)[0], "accept")
+        assert command("pull")[0] == 0
+        before, number = rows(output, "reviews"), queue.project()["id"]
+
+        def delete_it(method: str, path: str) -> None:
+            if path == "/api/tasks":
+                queue.http.delete(f"/api/projects/{number}/")
+
+        proxy.before = delete_it
+        status, _, errors = command(action, url=proxy.url)
+        assert status == 1
+        assert f"project '{queue.title}' (number {number}) was deleted while its rev" in errors
+        assert "those that were pulled before stay in the output" in errors
+        assert len(before) == 1
+        assert rows(output, "reviews") == before
 
     def test_a_wrong_token(self, command: Command, tmp_path: Path) -> None:
         (tmp_path / "token").write_text("0123456789abcdef" * 2)
