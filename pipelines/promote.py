@@ -10,6 +10,7 @@ import argparse
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 
 from tqdm import tqdm
 
@@ -41,6 +42,7 @@ from pipelines.labelstudio.comparing import ComparingProject, title_of
 from pipelines.labelstudio.project import deletion_told
 from pipelines.listing import ImageRef
 from pipelines.local import opened
+from pipelines.next_command import plan_command
 from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
 from pipelines.output import Output, new_run_id
 from pipelines.records import Captioned, Decoded, Failure
@@ -130,7 +132,7 @@ def _images(output: Output, pair: Pair, learned: frozenset[str]) -> list[Audited
     if not drawn:
         raise CommandError(
             f"no caption by {pair.model_id} with decoding {pair.decoding} was drawn by an audit. "
-            f"Draw one, with your rules: captioner review plan {output.uri} --audit 2%"
+            f"Draw one, with your rules: {_plan(output, pair, '2%')}"
         )
     images = [image for image in drawn if image.image_id not in learned]
     if len(images) < len(drawn):
@@ -141,6 +143,10 @@ def _images(output: Output, pair: Pair, learned: frozenset[str]) -> list[Audited
     if not images:
         raise CommandError("there is no audited image that neither model has learned from")
     return images
+
+
+def _plan(output: Output, pair: Pair, audit: str) -> str:
+    return plan_command(output.uri, "--audit", audit, pair.model_id, pair.decoding)
 
 
 def _caption(
@@ -269,7 +275,7 @@ def _conclude(
     """Make a better model the default, or say what comes next."""
     if found.verdict == Better.CANNOT_TELL:
         share = max(row["inclusion_probability"] for row in rows)
-        say(what_next(output.uri, found, share))
+        say(what_next(found, share, partial(_plan, output, pair)))
         if found.waiting:
             say("Have tasks answered, and run the same command again.")
         return

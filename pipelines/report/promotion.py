@@ -1,7 +1,7 @@
 """What a comparison of two models looks like in a terminal."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from captioner.evaluation.paired import FEWEST, Better, Paired
 from pipelines.comparisons import Pair
@@ -39,17 +39,16 @@ def lines(pair: Pair, found: Paired) -> Iterable[str]:
     yield f"verdict: {_VERDICTS[found.verdict]}"
 
 
-def what_next(output: str, found: Paired, share: float) -> str:
+def what_next(found: Paired, share: float, plan: Callable[[str], str]) -> str:
     """Say what would tell, where it cannot be told yet.
 
     Args:
-        output: the output's uri.
         found: what is known.
         share: of all images, those that the audit draws.
+        plan: gives the command that draws a share of all images.
     """
     if found.same == found.images:
         return "both models say the same of every audited image, so there is nothing to choose by"
-    plan = f"captioner review plan {output} --audit"
     waiting = f"{found.waiting:,} tasks wait for one" if found.waiting else "no task waits for one"
     if found.missing is None and found.won == found.lost == 0:
         told, missing = f"at least {FEWEST} answers for the same model are needed", FEWEST
@@ -70,5 +69,5 @@ def what_next(output: str, found: Paired, share: float) -> str:
     percent = math.ceil(1000 * more) / 10
     return (
         f"{told}; {waiting}. To draw more images, plan with your rules "
-        f"and a larger audit, then run this again: {plan} {percent:g}%"
+        f"and a larger audit, then run this again: {plan(f'{percent:g}%')}"
     )

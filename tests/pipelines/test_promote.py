@@ -448,6 +448,10 @@ class TestErrors:
         assert len(online.tasks(include="id")) == 12
 
 
+def plan(audit: str) -> str:
+    return f"captioner review plan OUT --audit {audit}"
+
+
 class TestWhatNext:
     @pytest.mark.parametrize(
         ("outcomes", "same", "waiting", "share", "said"),
@@ -461,10 +465,10 @@ class TestWhatNext:
     )
     def test_says_how_many_more(self, outcomes, same, waiting, share, said):
         found = compare(np.array(outcomes, np.int8), same=same, waiting=waiting)
-        assert said in what_next("OUT", found, share)
+        assert said in what_next(found, share, plan)
 
     def test_a_larger_audit(self):
         """Five of ten differ, and 3 answers lack: 6 images more, so 16 in place of 10."""
         found = compare(np.ones(5, np.int8), same=5)
         assert found.missing == 3
-        assert "captioner review plan OUT --audit 3.2%" in what_next("OUT", found, 0.02)
+        assert "captioner review plan OUT --audit 3.2%" in what_next(found, 0.02, plan)
