@@ -27,7 +27,7 @@ def heads_disagree(caption: str, likely: Mapping[str, float], config: HeadsConfi
     surest: dict[str, float] = {}
     for name, probability in likely.items():
         surest[_folded(name)] = max(probability, surest.get(_folded(name), 0.0))
-    named = {_folded(match[1]) for match in _names(_classes(config)).finditer(caption)}
+    named = {_folded(match[1]) for match in _names(config).finditer(caption)}
     return 1.0 - min((surest.get(name, 0.0) for name in named), default=1.0)
 
 
@@ -37,12 +37,13 @@ def _classes(config: HeadsConfig) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=16)
-def _names(classes: tuple[str, ...]) -> re.Pattern[str]:
+def _names(config: HeadsConfig) -> re.Pattern[str]:
     """Match any of the names; the longest first, as the first that fits is taken."""
-    longest_first = sorted(classes, key=len, reverse=True)
+    longest_first = sorted(_classes(config), key=len, reverse=True)
     names = "|".join(r"\s+".join(map(re.escape, name.split())) for name in longest_first)
     return re.compile(rf"(?<!\w)({names})(?:e?s)?(?!\w)", re.IGNORECASE)
 
 
+@lru_cache(maxsize=4096)
 def _folded(name: str) -> str:
     return " ".join(name.casefold().split())
