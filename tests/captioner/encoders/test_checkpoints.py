@@ -49,12 +49,14 @@ def tokenizer() -> CaptionTokenizer:
 
 def test_the_memory_is_the_same(model, tokenizer, tmp_path):
     checkpoint.save(model, tokenizer, str(tmp_path))
-    loaded = checkpoint.load(str(tmp_path), "cpu").model
-    assert loaded.config == model.config
+    loaded = checkpoint.read(str(tmp_path)).model.eval()
+    folded = checkpoint.load(str(tmp_path), "cpu").model
+    assert loaded.config == folded.config == model.config
     side = model.config.encoder.image_size
     pixels = torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8)
     with torch.inference_mode():
         assert torch.equal(loaded.encode(pixels), model.encode(pixels))
+        torch.testing.assert_close(folded.encode(pixels), model.encode(pixels))
         assert torch.equal(copy.deepcopy(model).encode(pixels), model.encode(pixels))
 
 
