@@ -86,7 +86,7 @@ model: $(VENV)/installed-training ## train the embedded model from nothing (some
 	$(BIN)/captioner train --data scenes:50000 --start_from $(RUN)/model-first/last $(RECIPE) \
 	    --caption_weight 3 --seed 1 --epochs 4 --learning_rate 1.5e-3 \
 	    --encoder_learning_rate 1.5e-3 --output $(RUN)/model-second
-	@# Masks anew, half as wide: half the time and nearly as good. All else stays bit for bit.
+	@# Masks anew, half as wide: faster, and nearly as good. All else stays bit for bit.
 	$(BIN)/captioner train --data scenes:50000 --start_from $(RUN)/model-second/last $(RECIPE) \
 	    --thaw none --caption_weight 0 --label_weight 0 --box_weight 0 --mask_width 8 --seed 2 \
 	    --epochs 4 --learning_rate 3e-3 --output $(RUN)/model
