@@ -17,6 +17,10 @@ class DecoderState(Protocol):
     def attention(self) -> Tensor | None:
         """Where the last step looked, [b x positions], each row summing to 1."""
 
+    @property
+    def output(self) -> Tensor | None:
+        """What the last step's word was chosen by, [b x width]: the layer before the vocabulary."""
+
     def select(self, rows: Tensor) -> Self:
         """Return the state of those rows, in that order."""
 
@@ -35,6 +39,9 @@ class Decoder(Protocol[State]):
 
     def select(self, state: State, rows: Tensor) -> State:
         """Keep those rows of a state, in that order; a row may be kept several times."""
+
+    def read_as(self, tokens: Tensor) -> Tensor:
+        """Return what tokens [...] are read as, [... x width]."""
 
 
 def select_images(

@@ -6,7 +6,7 @@ that may be an LSTM or a Transformer, and knows nothing of images.
 Shapes: b images, c captions, t words, w numbers for each word, n positions, f features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -53,11 +53,13 @@ class FusedState:
         past: what the reader remembers.
         image: what joins all that was read, [c x w]; None where the image was read as a word.
         attention: always None.
+        output: what the last word was chosen by, [c x w]; rows that are selected lose it.
     """
 
     past: Past
     image: Tensor | None = None
     attention: Tensor | None = None
+    output: Tensor | None = None
 
     def select(self, rows: Tensor) -> "FusedState":
         """Return the state of those rows, in that order."""
@@ -98,8 +100,9 @@ class FusedDecoder(nn.Module):
 
     def step(self, tokens: Tensor, state: FusedState) -> tuple[Tensor, FusedState]:
         """Read the last tokens [c] and return logits [c x vocabulary] and the next state."""
-        logits, state = self._read(tokens.unsqueeze(1), state)
-        return logits[:, 0], state
+        read, state = self._read(tokens.unsqueeze(1), state)
+        output = read[:, 0]
+        return self._logits(output), replace(state, output=output)
 
     def select(self, state: FusedState, rows: Tensor) -> FusedState:
         """Keep those rows of a state, in that order; a row may be kept several times."""
@@ -118,8 +121,17 @@ class FusedDecoder(nn.Module):
         Raises:
             ValueError: if c is not a multiple of b.
         """
-        logits, _ = self._read(tokens, start_captions(self, memory, tokens))
-        return logits, None
+        read, _ = self._read(tokens, start_captions(self, memory, tokens))
+        return self._logits(read), None
+
+    def read_as(self, tokens: Tensor) -> Tensor:
+        """Return what tokens [...] are read as, [... x w]."""
+        words: Tensor = self.reader.embedding(tokens)
+        return words
+
+    def _logits(self, read: Tensor) -> Tensor:
+        logits: Tensor = self.vocabulary(read, self.reader.embedding.weight)
+        return logits
 
     def _seen(self, memory: Tensor) -> Tensor:
         """Turn the mean feature of memory [b x n x f] into numbers like a word's, [b x w]."""
@@ -130,8 +142,7 @@ class FusedDecoder(nn.Module):
         read, past = self.reader(self.reader.embed(tokens), state.past)
         if state.image is not None:
             read = read + state.image.unsqueeze(1)
-        logits = self.vocabulary(self.reader.finish(read), self.reader.embedding.weight)
-        return logits, FusedState(past, state.image)
+        return self.reader.finish(read), FusedState(past, state.image)
 
 
 class EarlyDecoder(FusedDecoder):

@@ -59,12 +59,14 @@ class LanguageModelState:
         seen: keys and values of the image, [b x h x n x w] both, for each layer.
         words: keys and values of the words read so far, [b x h x t x w] both, for each layer.
         attention: where the last layer looked, [b x n].
+        output: what the last word was chosen by, [b x w]; rows that are selected lose it.
     """
 
     image: Tensor
     seen: tuple[KeysValues, ...]
     words: tuple[KeysValues, ...] = ()
     attention: Tensor | None = None
+    output: Tensor | None = None
 
     def select(self, rows: Tensor) -> "LanguageModelState":
         """Return the state of those rows, in that order."""
@@ -114,8 +116,10 @@ class LanguageModelDecoder(nn.Module):
 
     def step(self, tokens: Tensor, state: LanguageModelState) -> tuple[Tensor, LanguageModelState]:
         """Read the last tokens [b] and return logits [b x vocabulary] and the next state."""
-        logits, attention, words = self._read(tokens.unsqueeze(1), state)
-        return logits[:, 0], LanguageModelState(state.image, state.seen, words, attention[:, 0])
+        read, attention, words = self._read(tokens.unsqueeze(1), state)
+        output = read[:, 0]
+        after = LanguageModelState(state.image, state.seen, words, attention[:, 0], output)
+        return self._logits(output), after
 
     def select(self, state: LanguageModelState, rows: Tensor) -> LanguageModelState:
         """Keep those rows of a state, in that order; a row may be kept several times."""
@@ -134,8 +138,16 @@ class LanguageModelDecoder(nn.Module):
         Raises:
             ValueError: if c is not a multiple of b, or captions are longer than it can read.
         """
-        logits, attention, _ = self._read(tokens, start_captions(self, memory, tokens))
-        return logits, attention
+        read, attention, _ = self._read(tokens, start_captions(self, memory, tokens))
+        return self._logits(read), attention
+
+    def read_as(self, tokens: Tensor) -> Tensor:
+        """Return what tokens [...] are read as, [... x w]."""
+        words: Tensor = self.model.wte(tokens)
+        return words
+
+    def _logits(self, read: Tensor) -> Tensor:
+        return functional.linear(read, self.model.wte.weight)
 
     def _read(
         self, tokens: Tensor, state: LanguageModelState
@@ -158,8 +170,7 @@ class LanguageModelDecoder(nn.Module):
         )
         layers: Any = known.self_attention_cache.layers
         words = tuple((layer.keys, layer.values) for layer in layers)
-        logits = functional.linear(output.last_hidden_state, self.model.wte.weight)
-        return logits, output.cross_attentions[-1].mean(1), words
+        return output.last_hidden_state, output.cross_attentions[-1].mean(1), words
 
 
 def _built(settings: dict[str, Any]) -> Any:

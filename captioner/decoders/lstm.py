@@ -96,6 +96,7 @@ class LSTMState:
         hidden: of each layer, [b x h].
         cell: of each layer, [b x h].
         attention: where the last step looked, [b x n].
+        output: what the last word was chosen by, [b x e]; rows that are selected lose it.
     """
 
     image: Tensor
@@ -105,6 +106,7 @@ class LSTMState:
     hidden: tuple[Tensor, ...]
     cell: tuple[Tensor, ...]
     attention: Tensor | None = None
+    output: Tensor | None = None
 
     def select(self, rows: Tensor) -> "LSTMState":
         """Return the state of those rows, in that order."""
@@ -182,7 +184,8 @@ class LSTMDecoder(nn.Module):
         """Read the last tokens [b] and return logits [b x vocabulary] and the next state."""
         words = self.embedding_dropout(self.embedding(tokens))
         state, context, _ = self._advance(words, state)
-        return self._logits(words, state.hidden[-1], context), state
+        output = self._output(words, state.hidden[-1], context)
+        return self._logits(output), replace(state, output=output)
 
     def select(self, state: LSTMState, rows: Tensor) -> LSTMState:
         """Keep those rows of a state, in that order; a row may be kept several times."""
@@ -215,8 +218,13 @@ class LSTMDecoder(nn.Module):
             hidden.append(state.hidden[-1])
             contexts.append(context)
             looked.append(weights)
-        logits = self._logits(words, torch.stack(hidden, 1), torch.stack(contexts, 1))
-        return logits, torch.stack(looked, 1)
+        outputs = self._output(words, torch.stack(hidden, 1), torch.stack(contexts, 1))
+        return self._logits(outputs), torch.stack(looked, 1)
+
+    def read_as(self, tokens: Tensor) -> Tensor:
+        """Return what tokens [...] are read as, [... x e]."""
+        words: Tensor = self.embedding(tokens)
+        return words
 
     def _advance(self, words: Tensor, state: LSTMState) -> tuple[LSTMState, Tensor, Tensor]:
         """Read words [c x e]: the next state, the context [c x f], the attention [c x n].
@@ -242,7 +250,9 @@ class LSTMDecoder(nn.Module):
         after = replace(state, hidden=tuple(hidden), cell=tuple(cell), attention=weights)
         return after, context, weights
 
-    def _logits(self, words: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        output = torch.tanh(words + self.output_hidden(hidden) + self.output_context(context))
-        logits: Tensor = self.vocabulary(self.dropout(output), self.embedding.weight)
+    def _output(self, words: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        return torch.tanh(words + self.output_hidden(hidden) + self.output_context(context))
+
+    def _logits(self, outputs: Tensor) -> Tensor:
+        logits: Tensor = self.vocabulary(self.dropout(outputs), self.embedding.weight)
         return logits

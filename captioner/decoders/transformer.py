@@ -72,12 +72,14 @@ class TransformerState:
         seen: keys and values of the image, [b x n x w] both, for each layer.
         words: keys and values of the words read so far, [b x t x w] both, for each layer.
         attention: where the last layer looked, [b x n].
+        output: what the last word was chosen by, [b x w]; rows that are selected lose it.
     """
 
     image: Tensor
     seen: tuple[KeysValues, ...]
     words: tuple[KeysValues, ...]
     attention: Tensor | None = None
+    output: Tensor | None = None
 
     def select(self, rows: Tensor) -> "TransformerState":
         """Return the state of those rows, in that order."""
@@ -118,8 +120,10 @@ class TransformerDecoder(nn.Module):
 
     def step(self, tokens: Tensor, state: TransformerState) -> tuple[Tensor, TransformerState]:
         """Read the last tokens [b] and return logits [b x vocabulary] and the next state."""
-        logits, attention, words = self._read(tokens.unsqueeze(1), state)
-        return logits[:, 0], replace(state, words=words, attention=attention[:, 0])
+        read, attention, words = self._read(tokens.unsqueeze(1), state)
+        output = read[:, 0]
+        after = replace(state, words=words, attention=attention[:, 0], output=output)
+        return self._logits(output), after
 
     def select(self, state: TransformerState, rows: Tensor) -> TransformerState:
         """Keep those rows of a state, in that order; a row may be kept several times."""
@@ -138,8 +142,17 @@ class TransformerDecoder(nn.Module):
         Raises:
             ValueError: if c is not a multiple of b.
         """
-        logits, attention, _ = self._read(tokens, start_captions(self, memory, tokens))
-        return logits, attention
+        read, attention, _ = self._read(tokens, start_captions(self, memory, tokens))
+        return self._logits(read), attention
+
+    def read_as(self, tokens: Tensor) -> Tensor:
+        """Return what tokens [...] are read as, [... x w]."""
+        words: Tensor = self.embedding(tokens)
+        return words
+
+    def _logits(self, read: Tensor) -> Tensor:
+        logits: Tensor = self.vocabulary(read, self.embedding.weight)
+        return logits
 
     def _read(
         self, tokens: Tensor, state: TransformerState
@@ -155,8 +168,7 @@ class TransformerDecoder(nn.Module):
             words, attention = layer.looked(words, seen)
             words = layer.thought(words)
             read.append(known)
-        logits: Tensor = self.vocabulary(self.norm(words), self.embedding.weight)
-        return logits, attention, tuple(read)
+        return self.norm(words), attention, tuple(read)
 
 
 class WordLayer(nn.Module):

@@ -8,7 +8,8 @@ a caption like any other.
 
 from captioner.decoding.captions import Decoded, Words
 from captioner.decoding.engine import decode
+from captioner.decoding.evidence import evidence
 from captioner.decoding.features import features
 from captioner.decoding.rescoring import rescore
 
-__all__ = ["Decoded", "Words", "decode", "features", "rescore"]
+__all__ = ["Decoded", "Words", "decode", "evidence", "features", "rescore"]

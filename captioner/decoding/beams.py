@@ -24,6 +24,7 @@ class _Hypothesis:
         figures: of the last token, as ``Distribution.figures``.
         looked: where the last step looked.
         before: what it goes on from; None at the start.
+        output: what the last token was chosen by, where that is kept.
     """
 
     total: float
@@ -32,6 +33,7 @@ class _Hypothesis:
     figures: Sequence[float] = ()
     looked: Tensor | None = None
     before: "_Hypothesis | None" = None
+    output: Tensor | None = None
 
     def steps(self) -> Iterator["_Hypothesis"]:
         """Yield what it was after each token, the last one first."""
@@ -44,7 +46,7 @@ class _Hypothesis:
         """Return the caption with its figures, in order."""
         caption = Decoded()
         for step in reversed(list(self.steps())):
-            caption.add(step.tokens[-1], step.figures, step.looked)
+            caption.add(step.tokens[-1], step.figures, step.looked, step.output)
         return caption
 
 
@@ -56,8 +58,11 @@ class Beams:
     ``beam_size`` finished ones: ending early changes nothing.
     """
 
-    def __init__(self, config: DecodingConfig, words: Words, images: int) -> None:
+    def __init__(
+        self, config: DecodingConfig, words: Words, images: int, keep_outputs: bool
+    ) -> None:
         self._config = config
+        self._keep_outputs = keep_outputs
         self._words = words
         self._done: list[list[_Hypothesis]] = [[] for _ in range(images)]
 
@@ -73,7 +78,8 @@ class Beams:
                 state = decoder.select(state, rows)
             last = [beam.tokens[-1] if beam.tokens else self._words.start for beam in everyone]
             logits, state = decoder.step(torch.tensor(last, device=memory.device), state)
-            beams = self._extend(images, beams, logits, state.attention)
+            output = state.output if self._keep_outputs else None
+            beams = self._extend(images, beams, logits, state.attention, output)
             alive = [i for i, image in enumerate(images) if self._may_improve(image, beams[i])]
             if not alive:
                 break
@@ -89,6 +95,7 @@ class Beams:
         beams: list[list[_Hypothesis]],
         logits: Tensor,
         attention: Tensor | None,
+        output: Tensor | None,
     ) -> list[list[_Hypothesis]]:
         """Let each image's hypotheses grow by a token; those that end go to the finished ones.
 
@@ -121,6 +128,7 @@ class Beams:
                     numbers,
                     None if looked is None else looked[row],
                     everyone[row],
+                    None if output is None else output[row],
                 )
                 for total, row, token, numbers in zip(*candidates, strict=True)
                 if total > NEVER

@@ -43,6 +43,7 @@ class Decoded:
         entropies: entropy of each token's distribution, in nats.
         margins: probability of each token less that of the best other one.
         attention: where each step looked, [positions]; empty for decoders that do not attend.
+        outputs: what each token was chosen by, [width], where decoding kept it.
         end_probability: the probability of the end token at the last step.
         n_best: the captions that were found, tokens and log-probability, best first.
     """
@@ -52,11 +53,25 @@ class Decoded:
     entropies: list[float] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
     attention: list[Tensor] = field(default_factory=list)
+    outputs: list[Tensor] = field(default_factory=list)
     end_probability: float = 0.0
     n_best: list[tuple[list[int], float]] = field(default_factory=list)
 
-    def add(self, token: int, figures: Sequence[float], looked: Tensor | None) -> None:
-        """Add a token, its figures as ``Distribution.figures``, and where that step looked."""
+    def add(
+        self,
+        token: int,
+        figures: Sequence[float],
+        looked: Tensor | None,
+        output: Tensor | None = None,
+    ) -> None:
+        """Add a token.
+
+        Args:
+            token: its number.
+            figures: as ``Distribution.figures``.
+            looked: where that step looked, [positions].
+            output: what the token was chosen by, [width].
+        """
         logprob, entropy, margin, self.end_probability = figures
         self.tokens.append(token)
         self.logprobs.append(logprob)
@@ -64,3 +79,5 @@ class Decoded:
         self.margins.append(margin)
         if looked is not None:
             self.attention.append(looked)
+        if output is not None:
+            self.outputs.append(output)

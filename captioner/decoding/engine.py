@@ -19,6 +19,8 @@ def decode(
     config: DecodingConfig,
     words: Words,
     seeds: Sequence[int] = (),
+    *,
+    keep_outputs: bool = False,
 ) -> list[Decoded]:
     """Caption images.
 
@@ -31,6 +33,7 @@ def decode(
         words: the tokens that matter.
         seeds: for sampling, a number of each image's own, [b], so that its caption does not
             depend on the batch.
+        keep_outputs: keep what each token was chosen by, for ``evidence``.
 
     Returns:
         One ``Decoded`` an image, in order.
@@ -42,10 +45,10 @@ def decode(
     if not len(memory):
         return []
     if config.strategy == "beam":
-        return Beams(config, words, len(memory)).run(decoder, memory)
+        return Beams(config, words, len(memory), keep_outputs).run(decoder, memory)
     choose: Choice = most_probable
     if config.strategy == "sample":
         if len(seeds) != len(memory):
             raise ValueError(f"{len(memory)} images but {len(seeds)} seeds; give one an image")
         choose = Sampling(config, seeds)
-    return one_a_row(decoder, memory, config, words, choose)
+    return one_a_row(decoder, memory, config, words, choose, keep_outputs)

@@ -58,6 +58,7 @@ def one_a_row(
     config: DecodingConfig,
     words: Words,
     choose: Choice,
+    keep_outputs: bool,
 ) -> list[Decoded]:
     """Caption images; rows that are done leave the batch.
 
@@ -67,6 +68,7 @@ def one_a_row(
         config: how tokens are chosen.
         words: the tokens that matter.
         choose: chooses a token of each row.
+        keep_outputs: keep what each token was chosen by.
     """
     captions = [Decoded() for _ in range(len(memory))]
     rows = list(range(len(memory)))
@@ -81,8 +83,15 @@ def one_a_row(
         figures = found.figures(everyone, tokens, words.end).tolist()
         chosen = tokens.tolist()
         looked = None if state.attention is None else state.attention.float().cpu()
-        for i, row in enumerate(rows):
-            captions[row].add(chosen[i], figures[i], None if looked is None else looked[i])
+        nothing = [None] * len(rows)
+        told = (
+            chosen,
+            figures,
+            nothing if looked is None else looked.unbind(),
+            state.output.unbind() if keep_outputs and state.output is not None else nothing,
+        )
+        for row, *one in zip(rows, *told, strict=True):
+            captions[row].add(*one)
         alive = [i for i, token in enumerate(chosen) if token != words.end]
         if not alive:
             break
