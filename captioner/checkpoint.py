@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from captioner.confidence.head import load_heads, load_verifier
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import DECODERS
 from captioner.devices import choose_device
@@ -27,6 +28,7 @@ from captioner.heads import HEADS, HeadsConfig
 from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.statistics import FeatureStatistics
 from captioner.tokenizer import CaptionTokenizer
+from captioner.verifier import Verifier
 from schemas.uris import redact
 
 FORMAT_VERSION = 1
@@ -59,6 +61,8 @@ def load(
     device: str = "auto",
     decoding: DecodingConfig | None = None,
     extras: Sequence[str] = (),
+    *,
+    with_verifier: bool = True,
 ) -> AttentionCaptioner:
     """Load a captioner.
 
@@ -67,13 +71,18 @@ def load(
         device: ``auto`` takes cuda, then mps, then cpu; or a device by name.
         decoding: how captions are made; greedy by default.
         extras: features, of ``EXTRAS``, that are to be computed besides those that cost little.
+        with_verifier: with that of the folder's confidence head for this decoding, if there is one.
 
     Raises:
         CheckpointError: if something is missing, broken, too large, or of another version.
+        HeadError: if its confidence heads are, or the verifier of the head for that decoding.
         ModelLoadError: if captions in that way, or those features, are beyond the model.
     """
     where = choose_device(device)
     stored = read(path)
+    verifier = None
+    if with_verifier:
+        verifier = _verifier(path, stored.model_id, (decoding or DecodingConfig()).id)
     model = stored.model.eval()
     fold(model)
     if where.type == "cuda":  # Promise 5: float32 means float32.
@@ -87,7 +96,16 @@ def load(
         device=where,
         statistics=stored.statistics,
         extras=extras,
+        verifier=verifier,
     )
+
+
+def _verifier(path: str, model_id: str, decoding: str) -> Verifier | None:
+    """Return the verifier of a folder's confidence head for a way of decoding, if it has one."""
+    for head in load_heads(path):
+        if (head.model_id, head.decoding) == (model_id, decoding) and head.verifier:
+            return load_verifier(path, head.verifier)
+    return None
 
 
 @dataclass(frozen=True)

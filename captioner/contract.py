@@ -164,6 +164,7 @@ class Caption:
         n_best: the best captions with their log-probabilities, best first.
         attention: weights (len(tokens), grid height, grid width), each summing to 1, or None.
         features: named as in ``schemas.tables.FEATURES``; what is not known is left out.
+        verifier: id of the verifier that ``verifier_logit`` among them is of, if there is one.
         annotations: labels, boxes and masks that were found; None of a model without heads.
     """
 
@@ -173,6 +174,7 @@ class Caption:
     n_best: tuple[tuple[str, float], ...] = ()
     attention: npt.NDArray[np.float32] | None = None
     features: dict[str, float] = field(default_factory=dict)
+    verifier: str | None = None
     annotations: Annotations | None = None
 
 

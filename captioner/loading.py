@@ -15,6 +15,8 @@ def load(
     device: str = "auto",
     decoding: DecodingConfig | None = None,
     extras: Sequence[str] = (),
+    *,
+    with_verifier: bool = True,
 ) -> Captioner:
     """Load a captioner.
 
@@ -24,15 +26,16 @@ def load(
         device: auto, cpu, cuda or mps.
         decoding: how captions are made; greedy unless told otherwise.
         extras: features, of ``EXTRAS``, that are to be computed besides those that cost little.
+        with_verifier: with that of its confidence head for this decoding, if there is one.
 
     Raises:
         ModelLoadError: if there is no such model, or it cannot be used, or cannot compute those.
     """
     decoding = decoding or DecodingConfig()
     if name == EMBEDDED:
-        return checkpoint.load(checkpoint.embedded_path(), device, decoding, extras)
+        name = checkpoint.embedded_path()
     if is_checkpoint(name):
-        return checkpoint.load(name, device, decoding, extras)
+        return checkpoint.load(name, device, decoding, extras, with_verifier=with_verifier)
     if extras:
         raise ModelLoadError(
             f"{extras[0]} is asked for, but models of Hugging Face run through their own generate "

@@ -27,12 +27,13 @@ from captioner.contract import (
     Prepared,
 )
 from captioner.decoders import DecoderConfig, decoder_of
-from captioner.decoding import Decoded, Words, decode, features, rescore
+from captioner.decoding import Decoded, Words, decode, evidence, features, rescore
 from captioner.encoders import encoder_of
 from captioner.encoders.base import Seen
 from captioner.heads import HeadOutputs, Heads, HeadsConfig
 from captioner.statistics import FeatureStatistics
 from captioner.tokenizer import CaptionTokenizer
+from captioner.verifier import Verifier
 
 logger = logging.getLogger(__name__)
 
@@ -183,6 +184,7 @@ class AttentionCaptioner:
         device: torch.device | str = "cpu",
         statistics: FeatureStatistics | None = None,
         extras: Sequence[str] = (),
+        verifier: Verifier | None = None,
     ) -> None:
         """Make a model ready to caption.
 
@@ -195,6 +197,7 @@ class AttentionCaptioner:
             statistics: of the features of training images; without them it cannot tell how far
                 an image is from those.
             extras: features, of ``EXTRAS``, that are to be computed besides those that cost little.
+            verifier: for ``verifier_logit``; learned from captions that were made in this way.
 
         Raises:
             ModelLoadError: if it does not know the language that is asked for, or cannot compute
@@ -203,6 +206,7 @@ class AttentionCaptioner:
         self._model_id = model_id
         self._statistics = statistics
         self._extras = self._checked(extras)
+        self._verifier = verifier
         self._decoding = decoding or DecodingConfig()
         self._device = torch.device(device)
         self.tokenizer = tokenizer
@@ -278,6 +282,8 @@ class AttentionCaptioner:
             found.extend(OF_BEAMS)
         if self._statistics is not None:
             found.append("feature_distance")
+        if self._verifier is not None:
+            found.append("verifier_logit")
         return (*found, *self._extras)
 
     @property
@@ -290,23 +296,44 @@ class AttentionCaptioner:
         """Bring an image to the model's size, on any thread."""
         return prepare(image, self.model.config.encoder.image_size)
 
-    @torch.inference_mode()
     def caption(self, batch: Sequence[Prepared]) -> list[Caption]:
         """Caption a batch; each caption depends on its own image alone."""
+        return self._captioned(batch, keep_outputs=self._verifier is not None)[0]
+
+    def caption_with_evidence(
+        self, batch: Sequence[Prepared]
+    ) -> tuple[list[Caption], list[Tensor]]:
+        """Caption a batch, and tell what was known of each word, for a verifier to learn from.
+
+        Returns:
+            The captions, and of each ``captioner.decoding.evidence``, [tokens x d], in float16 on
+            the processor: there may be thousands to keep.
+        """
+        captions, decoded, memory = self._captioned(batch, keep_outputs=True)
+        found = evidence(self.model.decoder, memory, decoded)
+        return captions, [one.half().cpu() for one in found]
+
+    @torch.inference_mode()
+    def _captioned(
+        self, batch: Sequence[Prepared], *, keep_outputs: bool
+    ) -> tuple[list[Caption], list[Decoded], Tensor]:
         if not batch:
-            return []
+            return [], [], torch.empty(0)
         pixels = torch.from_numpy(np.stack([item.pixels for item in batch])).to(self._device)
         sampling = self._decoding.strategy == "sample"
         seeds = [_seed(item.pixels) for item in batch] if sampling else []
         decoder: Any = self.model.decoder  # Which of them makes no difference here.
         (memory, _), said = self.model.look(pixels)
-        decoded = decode(decoder, memory, self._decoding, self._words, seeds)
+        decoded = decode(
+            decoder, memory, self._decoding, self._words, seeds, keep_outputs=keep_outputs
+        )
         places = memory[:, :, -self.model.encoder.place_size :].float().cpu()
         found = self._found(said, [item.geometry for item in batch])
         likely = self._likely(said, len(batch))
         told = self._told(memory, decoded)
         columns = (decoded, places, found, likely, told)
-        return [self._finish(*item) for item in zip(*columns, strict=True)]
+        captions = [self._finish(*item) for item in zip(*columns, strict=True)]
+        return captions, decoded, memory
 
     @torch.inference_mode()
     def find(
@@ -366,6 +393,9 @@ class AttentionCaptioner:
         captions = [caption.tokens for caption in decoded]
         if self._statistics is not None:
             told["feature_distance"] = self._statistics.distance(memory).tolist()
+        if self._verifier is not None:
+            known = evidence(self.model.decoder, memory, decoded)
+            told["verifier_logit"] = self._verifier.logits(known)
         if "image_information" in self._extras and self._statistics is not None:
             mean = self._statistics.memory.to(memory.device, memory.dtype).unsqueeze(0)
             without = rescore(self.model.decoder, mean, captions, self._words)
@@ -403,6 +433,7 @@ class AttentionCaptioner:
             ),
             attention=attention,
             features=features(decoded, self._words.end) | told | self._agreement(text, likely),
+            verifier=None if self._verifier is None else self._verifier.id,
             annotations=found,
         )
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
+
+from captioner.tensor_files import tensors_from_bytes, tensors_to_bytes
 
 _DIRECTIONS = 128
 _LEAST_VARIANCE = 1e-6
@@ -94,22 +94,11 @@ class FeatureStatistics:
         Raises:
             ValueError: if it is something else.
         """
-        try:
-            found = safetensors.torch.load(data)
-        except (safetensors.SafetensorError, KeyError) as error:  # KeyError: of an unknown type.
-            raise ValueError(f"not a whole safetensors file ({error})") from error
-        wanted = {field.name for field in fields(cls)}
-        if set(found) != wanted:
-            raise ValueError(f"its tensors are {sorted(found)}, not {sorted(wanted)}")
-        return cls(**found)
+        return tensors_from_bytes(cls, data)
 
     def to_bytes(self) -> bytes:
         """Return the content of a safetensors file."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        data: bytes = safetensors.torch.save(
-            {name: value.contiguous() for name, value in tensors.items()}
-        )
-        return data
+        return tensors_to_bytes(self)
 
     def fits(self, feature_size: int, place_size: int) -> bool:
         """Say whether an encoder of such sizes could have made these features."""

@@ -1,7 +1,8 @@
 """The Parquet schemas of an output's tables.
 
 Every column exists from the first version, typed, and is null where nothing fills it yet: readers
-that glob a folder drop or reject columns that appear later.
+that glob a folder drop or reject columns that appear later. Files that were written before a column
+came are read as if it were there, and null.
 """
 
 import pyarrow as pa
@@ -26,6 +27,7 @@ FEATURES: tuple[tuple[str, str], ...] = (
     ("image_information", "log-probability given the image less that given the mean image"),
     ("rescored_logprob_mean", "mean log-probability in one teacher-forced pass"),
     ("heads_disagree", "1 less the heads' probability of what they doubt most that is named"),
+    ("verifier_logit", "of a verifier that the caption is right, see verifier_id"),
 )
 
 
@@ -88,6 +90,7 @@ CAPTIONS = _table(
             False,
         ),
         _field("confidence_id", pa.string(), "hash of the confidence head"),
+        _field("verifier_id", pa.string(), "hash of the verifier that verifier_logit comes from"),
         _field(
             "features",
             pa.struct([_field(name, pa.float32(), text) for name, text in FEATURES]),

@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
 from captioner.confidence.calibration import KINDS, Calibration, Isotonic, Sigmoid, Temperature
-from captioner.confidence.head import ConfidenceHead
+from captioner.confidence.head import VERIFIED, ConfidenceHead
 from captioner.confidence.report import Report, measure
 from schemas.tables import FEATURES
 
@@ -66,6 +66,7 @@ def fit(
     calibration: str = "auto",
     seed: int = 0,
     all_labels: bool = False,
+    verifier: str | None = None,
 ) -> Fitted:
     """Fit a confidence head.
 
@@ -82,15 +83,17 @@ def fit(
             below 1,000 labels, and from there on isotonic where that fits unseen captions better.
         seed: of the folds.
         all_labels: whether some of the labels are among those that are kept for guarantees.
+        verifier: id of the one whose ``verifier_logit`` the rows have; without one that feature is
+            left out.
 
     Raises:
         FitError: if the labels are too few, of one class, a feature is not a number, or the
             features tell nothing about the labels.
     """
     right, images = np.asarray(correct, np.bool_), np.asarray(groups, np.str_)
-    _check_labels(rows, right, images)
+    check_labels(len(rows), right, images)
     kinds = _kinds(calibration, len(right))
-    names, table = _table(rows)
+    names, table = _table(rows, () if verifier else (VERIFIED,))
     logprob_mean = np.array([row["logprob_mean"] for row in rows], np.float64)
     order = np.argsort(images, kind="stable")  # So that the order of rows changes no digit.
     table, right, images = table[order], right[order], images[order]
@@ -102,7 +105,7 @@ def fit(
             "confidence uncalibrated"
         )
     unseen = np.empty(len(right))
-    for training, held_out in _splits(right, images, seed):
+    for training, held_out in splits_of(right, images, seed):
         fold = _fit(table[training], right[training], images[training], kinds, seed)
         unseen[held_out] = fold.calibration(fold.logits(table[held_out]))
     head = ConfidenceHead(
@@ -116,11 +119,56 @@ def fit(
         calibration=parts.calibration,
         labels=len(right),
         all_labels=all_labels,
+        verifier=verifier if VERIFIED in names else None,
     )
     before = np.exp(np.minimum(0.0, logprob_mean[order]))
     lengths = table[:, names.index("num_tokens")] if "num_tokens" in names else None
     images_seen = len(np.unique(images))
     return Fitted(head, measure(before, unseen, right, lengths, images_seen, head))
+
+
+def check_labels(count: int, right: _Correct, images: _Groups) -> None:
+    """Check that there is something to learn from.
+
+    Args:
+        count: of captions.
+        right: whether each is.
+        images: of each.
+
+    Raises:
+        FitError: if not.
+    """
+    if not count == len(right) == len(images):
+        raise FitError(
+            f"there are {count} rows, {len(right)} labels and {len(images)} groups; give one "
+            "of each for a caption"
+        )
+    if count < LEAST_LABELS:
+        raise FitError(f"there are {count} labels; give at least {LEAST_LABELS}")
+    for label, name in ((True, "right"), (False, "wrong")):
+        count = len(np.unique(images[right == label]))
+        if count == 0:
+            raise FitError(f"none of the {len(right):,} captions is {name}; label some that are")
+        if count < LEAST_OF_A_CLASS:
+            raise FitError(
+                f"only {count} images have a caption that is {name}, of {len(right):,} labels; "
+                f"label more until there are {LEAST_OF_A_CLASS}"
+            )
+
+
+def splits_of(right: _Correct, images: _Groups, seed: int) -> _Splits:
+    """Return rows to train on and rows held out, fold by fold.
+
+    Whole images are spread over the folds, those with a wrong caption evenly.
+    """
+    names, place = np.unique(images, return_inverse=True)
+    has_wrong = np.bincount(place, weights=~right) > 0
+    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
+    splits = []
+    for _, chosen in folds.split(names, has_wrong):
+        held_out = np.isin(place, chosen)
+        splits.append((np.flatnonzero(~held_out), np.flatnonzero(held_out)))
+    return splits
 
 
 @dataclass(frozen=True)
@@ -141,7 +189,7 @@ class _Parts:
 def _fit(
     table: _Values, right: _Correct, images: _Groups, kinds: Sequence[str], seed: int
 ) -> _Parts:
-    splits = _splits(right, images, seed + 1)
+    splits = splits_of(right, images, seed + 1)
     unseen = {strength: _unseen_logits(table, right, splits, strength) for strength in _STRENGTHS}
     losses = {strength: _loss(expit(logits), right) for strength, logits in unseen.items()}
     strength = min(losses, key=losses.__getitem__)
@@ -239,21 +287,6 @@ def _loss(probabilities: _Values, right: _Correct) -> float:
     return float(log_loss(right, probabilities, labels=[False, True]))
 
 
-def _splits(right: _Correct, images: _Groups, seed: int) -> _Splits:
-    """Return rows to train on and rows held out, fold by fold.
-
-    Whole images are spread over the folds, those with a wrong caption evenly.
-    """
-    names, place = np.unique(images, return_inverse=True)
-    has_wrong = np.bincount(place, weights=~right) > 0
-    folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=seed)
-    splits = []
-    for _, chosen in folds.split(names, has_wrong):
-        held_out = np.isin(place, chosen)
-        splits.append((np.flatnonzero(~held_out), np.flatnonzero(held_out)))
-    return splits
-
-
 def _kinds(calibration: str, labels: int) -> tuple[str, ...]:
     """Return what kinds of calibration may be taken."""
     if calibration not in ("auto", *KINDS):
@@ -268,31 +301,12 @@ def _kinds(calibration: str, labels: int) -> tuple[str, ...]:
     return ("sigmoid",) if labels < LEAST_FOR_ISOTONIC else ("sigmoid", "isotonic")
 
 
-def _check_labels(
-    rows: Sequence[Mapping[str, float | None]], right: _Correct, images: _Groups
-) -> None:
-    if not len(rows) == len(right) == len(images):
-        raise FitError(
-            f"there are {len(rows)} rows, {len(right)} labels and {len(images)} groups; give one "
-            "of each for a caption"
-        )
-    if len(rows) < LEAST_LABELS:
-        raise FitError(f"there are {len(rows)} labels; give at least {LEAST_LABELS}")
-    for label, name in ((True, "right"), (False, "wrong")):
-        count = len(np.unique(images[right == label]))
-        if count == 0:
-            raise FitError(f"none of the {len(right):,} captions is {name}; label some that are")
-        if count < LEAST_OF_A_CLASS:
-            raise FitError(
-                f"only {count} images have a caption that is {name}, of {len(right):,} labels; "
-                f"label more until there are {LEAST_OF_A_CLASS}"
-            )
-
-
-def _table(rows: Sequence[Mapping[str, float | None]]) -> tuple[tuple[str, ...], _Values]:
+def _table(
+    rows: Sequence[Mapping[str, float | None]], without: Sequence[str] = ()
+) -> tuple[tuple[str, ...], _Values]:
     """Return the features that can be used and their values, [n x features]."""
     names, columns = [], []
-    for name, _ in FEATURES:
+    for name in (name for name, _ in FEATURES if name not in without):
         values = [row.get(name) for row in rows]
         missing = values.count(None)
         column = np.array([0.0 if value is None else value for value in values], np.float32)

@@ -4,8 +4,10 @@ A head belongs to one model and one way of decoding: log-probabilities of anothe
 else, so a head for another model is refused, and for another decoding it is not taken.
 """
 
+import fnmatch
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -21,6 +23,7 @@ from captioner.confidence.calibration import (
     calibration_to_dict,
 )
 from captioner.contract import ModelLoadError
+from captioner.verifier import Verifier
 from schemas.identity import config_id
 from schemas.tables import FEATURES
 from schemas.uris import redact
@@ -33,7 +36,12 @@ ALL_LABELS = "-all"
 
 FORMAT_VERSION = 1
 
-_MAX_BYTES = 16 << 20
+VERIFIED = "verifier_logit"
+"""The feature that a verifier gives."""
+VERIFIER_FILES = "verifier-*.safetensors"
+"""In a model's folder, beside the heads that name them: each is called by its content."""
+
+_MAX_BYTES = 64 << 20
 _NAMES = tuple(name for name, _ in FEATURES)
 _REMEDY = "calibrate the model again (captioner calibrate), or remove the file"
 
@@ -58,6 +66,8 @@ class ConfidenceHead:
         labels: on how many it was fitted.
         all_labels: whether it was fitted on those, too, that are kept for guarantees. None can
             rest on its confidence then.
+        verifier: id of the verifier that its feature ``verifier_logit`` is of; None if it looks at
+            no such feature.
     """
 
     model_id: str
@@ -70,6 +80,7 @@ class ConfidenceHead:
     calibration: Calibration
     labels: int
     all_labels: bool = False
+    verifier: str | None = None
 
     def __post_init__(self) -> None:
         """Check the values.
@@ -99,6 +110,13 @@ class ConfidenceHead:
             raise ValueError(f"labels is {self.labels!r}; use a whole number above 0")
         if type(self.all_labels) is not bool:
             raise ValueError(f"all_labels is {self.all_labels!r}; use true or false")
+        if self.verifier is not None and not _is_verifier_id(self.verifier):
+            raise ValueError(f"verifier is {self.verifier!r}; use the id of one, or null")
+        if (VERIFIED in self.features) != (self.verifier is not None):
+            raise ValueError(
+                f"verifier is {self.verifier!r} and features are {list(self.features)}; a head "
+                f"that looks at {VERIFIED} names its verifier, another names none"
+            )
 
     @cached_property
     def id(self) -> str:
@@ -145,8 +163,10 @@ class ConfidenceHead:
         return self.calibration(logits)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, ready for JSON."""
+        """All of it, ready for JSON; without a verifier no word of one, as heads had before."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.verifier is None:
+            del values["verifier"]
         for name in _LISTS:
             values[name] = list(values[name])
         return {**values, "calibration": calibration_to_dict(self.calibration)}
@@ -158,8 +178,8 @@ class ConfidenceHead:
         Raises:
             ValueError: naming what is missing, unknown or of no use.
         """
-        known = {field.name for field in fields(cls)}
-        if not isinstance(content, Mapping) or set(content) != known:
+        known = {field.name for field in fields(cls)} - {"verifier"}
+        if not isinstance(content, Mapping) or set(content) - {"verifier"} != known:
             found = sorted(content) if isinstance(content, Mapping) else content
             raise ValueError(f"a head has {found!r}, not {sorted(known)}")
         for name in _LISTS:
@@ -183,7 +203,7 @@ def load_heads(path: str) -> tuple[ConfidenceHead, ...]:
         HeadError: if the file is too large, broken, or of a newer version.
     """
     shown = f"{redact(path)}: {HEADS_FILE}"
-    data = _read(path, shown)
+    data = _read(path, HEADS_FILE, shown)
     if data is None:
         return ()
     try:
@@ -204,15 +224,22 @@ def load_heads(path: str) -> tuple[ConfidenceHead, ...]:
     return heads
 
 
-def save_heads(path: str, heads: Sequence[ConfidenceHead]) -> None:
+def save_heads(
+    path: str, heads: Sequence[ConfidenceHead], verifiers: Sequence[Verifier] = ()
+) -> None:
     """Write the heads of a model's folder in place of those that it has, whole or not at all.
+
+    Verifiers are written before the heads that name them, and those that no head names any more
+    are removed after: a reader finds what it needs at any time.
 
     Args:
         path: the folder, local or on any file system that fsspec knows; made where missing.
         heads: at most one a decoding.
+        verifiers: those that heads name; others of them may lie in the folder already.
 
     Raises:
-        HeadError: if two are for one decoding, or the folder cannot be written.
+        HeadError: if two are for one decoding, a verifier that one names is neither given nor in
+            the folder, or the folder cannot be written.
     """
     shown = f"{redact(path)}: {HEADS_FILE}"
     try:
@@ -225,15 +252,54 @@ def save_heads(path: str, heads: Sequence[ConfidenceHead]) -> None:
     }
     try:
         fs, folder = fsspec.core.url_to_fs(path)
+        folder = folder.rstrip("/")
         fs.makedirs(folder, exist_ok=True)
-        new = f"{folder.rstrip('/')}/{HEADS_FILE}.new"
-        fs.pipe_file(new, json.dumps(content, indent=2).encode())
-        fs.mv(new, f"{folder.rstrip('/')}/{HEADS_FILE}")
+        for verifier in verifiers:
+            _put(fs, f"{folder}/{verifier_file(verifier.id)}", verifier.to_bytes())
+        named = {verifier_file(head.verifier) for head in heads if head.verifier}
+        there = {name.rpartition("/")[2]: name for name in fs.ls(folder, detail=False)}
+        if lacking := sorted(named - there.keys()):
+            raise HeadError(f"{redact(path)}: there is no {lacking[0]}, which a head names")
+        _put(fs, f"{folder}/{HEADS_FILE}", json.dumps(content, indent=2).encode())
+        for name in fnmatch.filter(there, f"{VERIFIER_FILES}*"):  # Torn ones, too.
+            if name not in named:
+                fs.rm_file(there[name])
+    except HeadError:
+        raise
     except Exception as error:  # Each file system raises its own kinds.
         raise HeadError(
             f"{shown} cannot be written ({type(error).__name__}: {redact(str(error))}); check "
             "path and permissions"
         ) from error
+
+
+def load_verifier(path: str, verifier_id: str) -> Verifier:
+    """Read a verifier of a model's folder.
+
+    Args:
+        path: the folder, local or on any file system that fsspec knows.
+        verifier_id: as a head names it.
+
+    Raises:
+        HeadError: if there is none, or it is broken.
+    """
+    name = verifier_file(verifier_id)
+    shown = f"{redact(path)}: {name}"
+    data = _read(path, name, shown)
+    if data is None:
+        raise HeadError(f"{shown} is missing, and {HEADS_FILE} has a head that needs it; {_REMEDY}")
+    try:
+        verifier = Verifier.parse(data)
+    except ValueError as error:
+        raise HeadError(f"{shown} cannot be used: {error}; {_REMEDY}") from error
+    if verifier.id != verifier_id:
+        raise HeadError(f"{shown} holds another verifier, {verifier.id}; {_REMEDY}")
+    return verifier
+
+
+def verifier_file(verifier_id: str) -> str:
+    """Return the name of a verifier's file in a model's folder."""
+    return VERIFIER_FILES.replace("*", verifier_id)
 
 
 def head_for(
@@ -253,10 +319,16 @@ def head_for(
     return next((head for head in heads if head.decoding == decoding), None)
 
 
-def _read(path: str, shown: str) -> bytes | None:
+def _put(fs: Any, file: str, data: bytes) -> None:
+    """Write a file, whole or not at all."""
+    fs.pipe_file(f"{file}.new", data)
+    fs.mv(f"{file}.new", file)
+
+
+def _read(path: str, name: str, shown: str) -> bytes | None:
     try:
         fs, folder = fsspec.core.url_to_fs(path)
-        file = f"{folder.rstrip('/')}/{HEADS_FILE}"
+        file = f"{folder.rstrip('/')}/{name}"
         size = fs.size(file)
         if size is None or size > _MAX_BYTES:
             raise HeadError(f"{shown} has {size} bytes, more than {_MAX_BYTES}; {_REMEDY}")
@@ -277,6 +349,11 @@ def _check_decodings(heads: Sequence[ConfidenceHead]) -> None:
     seen = [head.decoding for head in heads]
     if twice := sorted({decoding for decoding in seen if seen.count(decoding) > 1}):
         raise ValueError(f"two heads are for decoding {twice[0]}")
+
+
+def _is_verifier_id(value: Any) -> bool:
+    # It becomes part of a file's name.
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{12}", value) is not None
 
 
 def _is_finite(value: Any) -> bool:

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from captioner.checkpoint import CheckpointError, load, put_statistics, read, save
+from captioner.confidence.calibration import Sigmoid
+from captioner.confidence.head import ConfidenceHead, load_heads, save_heads
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
@@ -19,6 +21,7 @@ from captioner.model import AttentionCaptioner, CaptionModel, ModelConfig
 from captioner.scenes import render, sample
 from captioner.statistics import FeatureStatistics
 from captioner.tokenizer import CaptionTokenizer
+from captioner.verifier import Verifier
 
 CAPTIONS = ["a red circle above a blue star", "two green squares"]
 
@@ -402,3 +405,70 @@ def test_save_writes_three_files_and_nothing_else(model, tokenizer):
     save(model, tokenizer, "memory://three")
     names = {Path(name).name for name in fsspec.filesystem("memory").ls("/three", detail=False)}
     assert names == {"config.json", "model.safetensors", "tokenizer.json"}
+
+
+class TestVerifier:
+    """Of the confidence head for the decoding that is asked for."""
+
+    @pytest.fixture
+    def judged(self, folder) -> tuple[Path, Verifier]:
+        captioner = load(str(folder), device="cpu")
+        _, (known,) = captioner.caption_with_evidence([captioner.prepare(render(sample(5)))])
+        torch.manual_seed(3)
+        size = known.shape[1]
+        parts = torch.randn(size), torch.ones(size), torch.randn(4, size).half(), torch.randn(4)
+        images = torch.zeros(0, dtype=torch.int32)
+        verifier = Verifier(*parts, torch.randn(4), torch.randn(1), images)
+        head = ConfidenceHead(
+            model_id=captioner.model_id,
+            decoding=captioner.decoding.id,
+            features=("verifier_logit",),
+            means=(0.0,),
+            scales=(1.0,),
+            weights=(1.0,),
+            bias=0.0,
+            calibration=Sigmoid(1.0, 0.0),
+            labels=60,
+            verifier=verifier.id,
+        )
+        save_heads(str(folder), [head], [verifier])
+        return folder, verifier
+
+    def test_it_judges_each_caption(self, judged):
+        folder, verifier = judged
+        captioner = load(str(folder), device="cpu")
+        assert "verifier_logit" in captioner.fills
+        images = [captioner.prepare(render(sample(number))) for number in range(4)]
+        captions, evidence = captioner.caption_with_evidence(images)
+        logits = [caption.features["verifier_logit"] for caption in captions]
+        assert logits == pytest.approx(verifier.logits(evidence), rel=0.01)
+        assert len({round(value, 3) for value in logits}) > 1
+        assert {caption.verifier for caption in captions} == {verifier.id}
+        alone = [captioner.caption([image])[0].features["verifier_logit"] for image in images]
+        assert alone == pytest.approx(logits, abs=1e-4)
+
+    def test_it_is_no_part_of_the_model_id(self, judged):
+        folder, _ = judged
+        before = load(str(folder), device="cpu").model_id
+        save_heads(str(folder), [])
+        assert load(str(folder), device="cpu").model_id == before
+        assert load(str(folder), device="cpu").fills == ()
+
+    def test_another_decoding_has_none(self, judged):
+        captioner = load(str(judged[0]), device="cpu", decoding=DecodingConfig(max_length=7))
+        assert captioner.fills == ()
+        (caption,) = captioner.caption([captioner.prepare(render(sample(5)))])
+        assert caption.verifier is None
+        assert "verifier_logit" not in caption.features
+
+    def test_a_head_for_another_model_brings_none(self, judged):
+        folder, verifier = judged
+        (head,) = load_heads(str(folder))
+        save_heads(str(folder), [replace(head, model_id="other@1")], [verifier])
+        assert load(str(folder), device="cpu").fills == ()
+
+    def test_one_that_is_gone_is_named(self, judged):
+        folder, verifier = judged
+        (folder / f"verifier-{verifier.id}.safetensors").unlink()
+        with pytest.raises(ModelLoadError, match=f"verifier-{verifier.id}.safetensors is missing"):
+            load(str(folder), device="cpu")

@@ -49,7 +49,7 @@ def test_every_column_is_described_and_every_table_versioned(name: str):
 
 def test_columns_of_the_design():
     assert TABLES["captions"].field("tokens").type == pa.list_(pa.string())
-    assert len(TABLES["captions"].field("features").type) == 16
+    assert len(TABLES["captions"].field("features").type) == 17
     assert {"attempt", "stage", "kind"} <= set(TABLES["failures"].names)
     assert {"reasons", "inclusion_probability"} <= set(TABLES["review"].names)
     assert {"verdict", "reviewer", "task_id"} <= set(TABLES["reviews"].names)

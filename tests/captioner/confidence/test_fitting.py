@@ -11,7 +11,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from captioner.confidence.calibration import Isotonic, Sigmoid, Temperature
-from captioner.confidence.fitting import _CALIBRATE, FitError, _splits, _table, fit
+from captioner.confidence.fitting import _CALIBRATE, FitError, _table, fit, splits_of
 from captioner.evaluation.selective import aurc, auroc, expected_calibration_error
 from schemas.tables import FEATURES
 
@@ -182,7 +182,7 @@ class TestReport:
         images = np.array([str(i // 2) for i in range(200)])
         right = np.arange(200) >= 40  # both captions of 20 images are wrong
         held_out = []
-        for training, rest in _splits(right, images, seed=0):
+        for training, rest in splits_of(right, images, seed=0):
             assert not set(images[training]) & set(images[rest])
             assert (~right[rest]).sum() == 8
             held_out += rest.tolist()
@@ -308,3 +308,21 @@ class TestBadLabels:
         rows, right, images, _ = labelled(80)
         with pytest.raises(FitError, match=message):
             fit(rows, right, images, **OF, calibration=calibration)
+
+
+class TestVerifier:
+    def test_its_feature_is_looked_at_only_beside_its_name(self):
+        rows, right, images, true = labelled(300)
+        for row, probability in zip(rows, true.tolist(), strict=True):
+            row["verifier_logit"] = math.log(probability / (1 - probability))
+        without = fit(rows, right, images, **OF)
+        assert without.head.verifier is None
+        assert "verifier_logit" not in without.head.features
+        found = fit(rows, right, images, verifier="0123456789ab", **OF)
+        assert found.head.verifier == "0123456789ab"
+        assert "verifier_logit" in found.head.features
+
+    def test_a_head_that_cannot_use_it_names_none(self):
+        rows, right, images, _ = labelled(300)
+        found = fit(rows, right, images, verifier="0123456789ab", **OF)
+        assert found.head.verifier is None

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from fsspec.implementations.local import LocalFileSystem
 
 from captioner.confidence import score
@@ -13,12 +14,15 @@ from captioner.confidence.calibration import Isotonic, Sigmoid
 from captioner.confidence.head import (
     ALL_LABELS,
     HEADS_FILE,
+    VERIFIED,
     ConfidenceHead,
     HeadError,
     head_for,
     load_heads,
+    load_verifier,
     save_heads,
 )
+from captioner.verifier import Verifier
 from schemas.kinds import ConfidenceKind
 
 HEAD = ConfidenceHead(
@@ -119,6 +123,9 @@ class TestId:
         ({"bias": math.inf}, "bias is inf; use a finite number"),
         ({"all_labels": 1}, "all_labels is 1; use true or false"),
         ({"labels": 0}, "labels is 0; use a whole number above 0"),
+        ({"verifier": "0123456789ab"}, "verifier is '0123456789ab' and features are"),
+        ({"features": ("logprob_mean", VERIFIED)}, "verifier is None and features are"),
+        ({"verifier": "../../etc/pas"}, "verifier is '../../etc/pas'; use the id of one"),
     ],
 )
 def test_what_makes_no_head_is_named(change, message):
@@ -202,6 +209,89 @@ class TestFile:
         save_heads(str(tmp_path), [HEAD])
         with pytest.raises(HeadError, match="more than 10"):
             load_heads(str(tmp_path))
+
+
+class TestVerifiers:
+    @pytest.fixture
+    def verifier(self) -> Verifier:
+        mean, scale, bias, weight, end = map(torch.ones, (3, 3, 2, 2, 1))
+        hidden, images = torch.ones(2, 3).half(), torch.zeros(0, dtype=torch.int32)
+        return Verifier(mean, scale, hidden, bias, weight, end, images)
+
+    @pytest.fixture
+    def head(self, verifier) -> ConfidenceHead:
+        return replace(HEAD, features=("logprob_mean", VERIFIED), verifier=verifier.id)
+
+    @pytest.mark.parametrize("store", ["{folder}", "memory:///heads-with-verifiers"])
+    def test_it_comes_back_with_the_head_that_names_it(self, tmp_path, store, head, verifier):
+        folder = store.format(folder=tmp_path)
+        save_heads(folder, [head], [verifier])
+        assert load_heads(folder) == (head,)
+        assert load_verifier(folder, head.verifier).id == verifier.id
+
+    def test_a_head_without_one_has_no_word_of_it(self, head):
+        """So that the ids of heads that are there stay what they are."""
+        assert "verifier" not in HEAD.to_dict()
+        assert head.to_dict()["verifier"] == head.verifier
+        assert head.id != HEAD.id
+
+    def test_what_no_head_names_goes(self, tmp_path, head, verifier):
+        save_heads(str(tmp_path), [head], [verifier])
+        other = replace(verifier, word_bias=torch.zeros(1))
+        save_heads(str(tmp_path), [replace(head, verifier=other.id)], [other])
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == [HEADS_FILE, f"verifier-{other.id}.safetensors"]
+        (tmp_path / "verifier-0123456789ab.safetensors.new").write_text("torn")
+        save_heads(str(tmp_path), [HEAD])
+        assert [path.name for path in tmp_path.iterdir()] == [HEADS_FILE]
+
+    def test_one_that_lies_there_stays(self, tmp_path, head, verifier):
+        save_heads(str(tmp_path), [head], [verifier])
+        save_heads(str(tmp_path), [head, replace(HEAD, decoding="beam")])
+        assert load_verifier(str(tmp_path), verifier.id).id == verifier.id
+
+    def test_a_head_whose_verifier_is_nowhere_is_not_saved(self, tmp_path, head, verifier):
+        with pytest.raises(HeadError, match=f"there is no verifier-{verifier.id}.safetensors"):
+            save_heads(str(tmp_path), [head])
+        assert load_heads(str(tmp_path)) == ()
+
+    def test_a_crash_leaves_the_old_heads_and_theirs(self, tmp_path, head, verifier, monkeypatch):
+        save_heads(str(tmp_path), [head], [verifier])
+        other = replace(verifier, word_bias=torch.zeros(1))
+        moved = LocalFileSystem.mv
+
+        def ends(self, one, two, **kwargs):
+            if two.endswith(HEADS_FILE):
+                raise OSError("killed")
+            moved(self, one, two, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFileSystem, "mv", ends)
+            with pytest.raises(HeadError, match="killed"):
+                save_heads(str(tmp_path), [replace(head, verifier=other.id)], [other])
+        assert load_heads(str(tmp_path)) == (head,)
+        assert load_verifier(str(tmp_path), verifier.id).id == verifier.id
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (None, "is missing, and confidence.json has a head that needs"),
+            (b"torn", "cannot be used: not a whole safetensors"),
+            ("another", "holds another verifier"),
+        ],
+    )
+    def test_one_that_is_spoilt_is_named(self, tmp_path, head, verifier, content, message):
+        save_heads(str(tmp_path), [head], [verifier])
+        file = tmp_path / f"verifier-{verifier.id}.safetensors"
+        if content is None:
+            file.unlink()
+        elif content == "another":
+            file.write_bytes(replace(verifier, word_bias=torch.zeros(1)).to_bytes())
+        else:
+            file.write_bytes(content)
+        with pytest.raises(HeadError, match=message) as caught:
+            load_verifier(str(tmp_path), verifier.id)
+        assert "calibrate the model again" in str(caught.value)
 
 
 class TestHeadFor:

@@ -5,6 +5,7 @@ import pytest
 
 from captioner.confidence.labels import label_scenes
 from captioner.contract import Caption, DecodingConfig
+from captioner.loading import load
 from captioner.scenes import VALIDATION, captions, render, samples
 from captioner.scenes.degrade import degrade, draw_degradation
 
@@ -48,3 +49,22 @@ def test_captions_are_held_against_the_scenes_that_were_shown():
 @pytest.mark.parametrize(("language", "right"), [("en", 6), ("zh", 0)])
 def test_a_caption_in_another_language_than_asked_for_is_wrong(language, right):
     assert sum(label_scenes(Knowing(language), VALIDATION, 12).correct) == right
+
+
+def test_what_was_known_of_each_word_is_kept_where_it_is_asked_for():
+    captioner = load("embedded", "cpu")
+    labels = label_scenes(captioner, VALIDATION, 5, batch_size=2, with_evidence=True)
+    plain = label_scenes(captioner, VALIDATION, 5)
+    assert [len(words) for words in labels.evidence] == [row["num_tokens"] for row in labels.rows]
+    assert [words[:, -2].sum().item() for words in labels.evidence] == pytest.approx(
+        [row["logprob_sum"] for row in plain.rows], rel=0.01, abs=0.01
+    )
+    assert plain.evidence == []
+    assert labels.correct == plain.correct
+
+
+def test_scenes_that_are_left_out_are_made_up_for():
+    seen = {str(SCENES[0].seed), str(SCENES[2].seed)}
+    labels = label_scenes(Knowing(), VALIDATION, 5, batch_size=2, leave_out=seen.__contains__)
+    wanted = [scene.seed for scene in SCENES if str(scene.seed) not in seen][:5]
+    assert labels.groups == list(map(str, wanted))
