@@ -144,10 +144,9 @@ class SkipDone(beam.DoFn):
     def setup(self) -> None:
         """Load the index of what is done, once a process."""
         config = self._config
+        ours = config.model_id, config.decoding.id
         self._index: DoneIndex = self._shared.acquire(
-            lambda: DoneIndex.load(
-                Output(config.output), config.model_id, config.decoding.id, config.refill
-            ),
+            lambda: DoneIndex.load(Output(config.output), *ours, config.refill, config.verifier),
             tag=config.run_id,
         )
 

@@ -2,16 +2,26 @@
 
 import argparse
 
-from captioner.checkpoint import CARD
 from captioner.confidence.fitting import FitError, fit
-from captioner.confidence.head import HEADS_FILE, ConfidenceHead, load_heads, save_heads
+from captioner.confidence.head import (
+    HEADS_FILE,
+    VERIFIED,
+    load_heads,
+    save_heads,
+    verifier_file,
+)
 from captioner.confidence.labels import Labels, label_scenes
-from captioner.contract import Captioner
-from captioner.loading import load
+from captioner.confidence.verification import MOST_CAPTIONS, learn
+from captioner.contract import EMBEDDED, Captioner
+from captioner.loading import is_checkpoint, load
+from captioner.model import AttentionCaptioner
 from captioner.scenes import VALIDATION, scene_count
+from captioner.verifier import Verifier
 from pipelines import storage
 from pipelines.commands import UsageError, decoding_config, output_of, refuse_credentials, uri_of
 from pipelines.confidence import model_folder
+from pipelines.config import AnnotateConfig
+from pipelines.kept_heads import KeptHead, missing_files, other_heads, verified_head
 from pipelines.labels import join
 from pipelines.local import opened
 from pipelines.next_command import plan_command
@@ -19,6 +29,8 @@ from pipelines.options import EXIT_DONE
 from pipelines.output import Output, new_run_id
 from pipelines.report.terminal import say
 from pipelines.rescoring import Rescored, rescore
+from pipelines.review_queue import caption_limits
+from pipelines.verifying import with_evidence
 from schemas.uris import redact
 
 
@@ -32,11 +44,20 @@ def calibrate(args: argparse.Namespace) -> int:
     decoding = decoding_config(args)
     scenes = _scene_count(args)
     source, target = _folder(args.model), output_of(args.output).uri
-    missing = _missing_files(source, target)
-    captioner = load(args.model, args.device, decoding, args.features)
-    kept = _other_heads(source, target, captioner)
-    labels, summary = _labels(args, captioner, scenes)
+    if args.verifier:
+        _check_can_be_verified(args.model)
+    missing = missing_files(source, target)
+    # A verifier that is learned anew must not be in the way, were it broken.
+    captioner = load(
+        args.model, args.device, decoding, args.features, with_verifier=not args.verifier
+    )
+    others = other_heads(source, target, captioner)
+    present = None if args.verifier else verified_head(source, captioner)
+    verifier = None if present is None else present.verifier
+    labels, summary = _labels(args, captioner, scenes, verifier)
     try:
+        if args.verifier:
+            verifier = _learn(labels, args.fold_seed)
         fitted = fit(
             labels.rows,
             labels.correct,
@@ -45,21 +66,54 @@ def calibrate(args: argparse.Namespace) -> int:
             decoding=decoding.id,
             calibration=args.calibration,
             seed=args.fold_seed,
-            all_labels=args.no_guarantee,
+            all_labels=args.no_guarantee or _spent(present),
+            verifier=None if verifier is None else verifier.id,
         )
     except FitError as error:
         raise UsageError(f"--labels {redact(args.labels)}: {error} ({summary})") from error
     for name in missing:
         data = storage.read_bytes(storage.join(source, name))
         storage.write_bytes_atomically(storage.join(target, name), data)
-    save_heads(target, [*kept, fitted.head])
+    if verifier is not None and fitted.head.verifier is None:
+        say(
+            f"verifier {verifier.id} is left out: of some of these captions it has not said "
+            "anything, or of all the same. Learn another: --verifier"
+        )
+        verifier = None
+    made = KeptHead(fitted.head, verifier)
+    every = [*others, made]
+    save_heads(target, [one.head for one in every], [one.verifier for one in every if one.verifier])
     print(summary)
     print("\n".join(fitted.report.lines()))
-    shown = redact(target).removeprefix("file://")
-    print(f"head {fitted.head.id} is in {shown}/{HEADS_FILE}")
-    print(f"use it: captioner annotate --model {shown}")
-    print(f"or, for captions that are there: captioner rescore OUTPUT --model {shown}")
+    _say_what_next(made, args, redact(target).removeprefix("file://"))
     return EXIT_DONE
+
+
+def _learn(labels: Labels, seed: int) -> Verifier:
+    """Learn a verifier; what others like it said of captions new to them becomes a feature.
+
+    Raises:
+        FitError: if there is too little to learn from.
+    """
+    learned = learn(labels.evidence, labels.correct, labels.groups, seed=seed)
+    labels.evidence.clear()  # It takes more memory than all else.
+    for row, logit in zip(labels.rows, learned.logits.tolist(), strict=True):
+        row[VERIFIED] = logit
+    return learned.verifier
+
+
+def _say_what_next(made: KeptHead, args: argparse.Namespace, shown: str) -> None:
+    print(f"head {made.head.id} is in {shown}/{HEADS_FILE}")
+    if made.verifier is not None:
+        print(f"verifier {made.verifier.id} is in {shown}/{verifier_file(made.verifier.id)}")
+    print(f"use it: captioner annotate --model {shown}")
+    if made.verifier is not None and args.verifier:
+        print(
+            "or, for captions that are there, which the verifier has to read again: captioner "
+            f"annotate --refill --model {shown}, with the inputs and options of these captions"
+        )
+    else:
+        print(f"or, for captions that are there: captioner rescore OUTPUT --model {shown}")
 
 
 def rescore_output(args: argparse.Namespace) -> int:
@@ -103,6 +157,11 @@ def _scene_count(args: argparse.Namespace) -> int | None:
         scenes = scene_count(args.labels)
     except ValueError as error:
         raise UsageError(f"--labels: {error}") from error
+    if args.verifier and scenes and scenes > MOST_CAPTIONS:
+        raise UsageError(
+            f"--labels {args.labels}: a verifier learns from {MOST_CAPTIONS:,} captions at most; "
+            f"name scenes:{MOST_CAPTIONS} or fewer"
+        )
     if scenes and args.captions:
         raise UsageError("--captions is for reviews; leave it out, scenes are captioned anew")
     if args.no_guarantee and scenes:
@@ -115,11 +174,21 @@ def _scene_count(args: argparse.Namespace) -> int | None:
 
 
 def _labels(
-    args: argparse.Namespace, captioner: Captioner, scenes: int | None
+    args: argparse.Namespace,
+    captioner: Captioner,
+    scenes: int | None,
+    kept: Verifier | None,
 ) -> tuple[Labels, str]:
-    """Return the labels, and a line that says what they are."""
+    """Return the labels, and a line that says what they are.
+
+    Args:
+        args: options.
+        captioner: whose captions are labelled.
+        scenes: how many scenes are to be drawn; None for reviews.
+        kept: the verifier that the head may look at; None if there is none, or it is learned anew.
+    """
     if scenes:
-        return label_scenes(captioner, VALIDATION, scenes, args.batch_size), f"{scenes:,} scenes"
+        return _of_scenes(args, captioner, scenes, kept)
     labels = uri_of("--labels", args.labels)
     captions = uri_of("--captions", args.captions or args.labels)
     if not storage.exists(storage.join(captions, "current.json")):
@@ -128,14 +197,51 @@ def _labels(
             f"{redact(what)} is no output of annotate; name the one that the reviews are of with "
             "--captions"
         )
-    joined = join(
-        labels,
-        captions,
-        captioner.model_id,
-        captioner.decoding.id,
-        keep_for_guarantees=not args.no_guarantee,
+    kind = captioner.model_id, captioner.decoding.id
+    guarded = not args.no_guarantee
+    joined = join(labels, captions, *kind, keep_for_guarantees=guarded, verifier=kept)
+    if not args.verifier:
+        return joined.labels(), joined.summary()
+    assert isinstance(captioner, AttentionCaptioner)
+    config = AnnotateConfig(
+        output=captions,
+        run_id=new_run_id(),
+        model=args.model,
+        model_id=captioner.model_id,
+        device=args.device,
+        decoding=captioner.decoding,
+        batch_size=args.batch_size,
+        limits=caption_limits(Output(captions), *kind),
     )
-    return joined.labels, joined.summary()
+    return with_evidence(joined, captioner, config), joined.summary()
+
+
+def _of_scenes(
+    args: argparse.Namespace, captioner: Captioner, scenes: int, kept: Verifier | None
+) -> tuple[Labels, str]:
+    """Label scenes; those that a verifier has learned from make way for others."""
+    labels = label_scenes(
+        captioner,
+        VALIDATION,
+        scenes,
+        args.batch_size,
+        with_evidence=args.verifier,
+        leave_out=(lambda scene: False) if kept is None else kept.saw,
+    )
+    return labels, f"{scenes:,} scenes"
+
+
+def _check_can_be_verified(model: str) -> None:
+    """Check that a model tells what it knew of its words.
+
+    Raises:
+        UsageError: if it is one of Hugging Face.
+    """
+    if model != EMBEDDED and not is_checkpoint(model):
+        raise UsageError(
+            f"--verifier: {redact(model)} is a model of Hugging Face, which runs through its own "
+            "generate and cannot tell what it knew of its words; leave it out"
+        )
 
 
 def _folder(model: str) -> str:
@@ -149,37 +255,12 @@ def _folder(model: str) -> str:
     return folder
 
 
-def _missing_files(source: str, target: str) -> list[str]:
-    """Return what has to be copied, if the target holds no other model.
-
-    Raises:
-        UsageError: if it does.
-    """
-    if source == target:
-        return []
-    there = {_name(file.uri) for file in storage.list_files(target)}
-    names = [_name(file.uri) for file in storage.list_files(source)]
-    for name in there.intersection(names) - {HEADS_FILE, CARD}:
-        mine, other = (storage.read_bytes(storage.join(place, name)) for place in (source, target))
-        if mine != other:
-            raise UsageError(
-                f"--output {redact(target)} holds another model ({name} differs); name a folder "
-                "that is new, or a copy of this model"
-            )
-    return [name for name in names if name not in there and name != HEADS_FILE]
-
-
-def _other_heads(source: str, target: str, captioner: Captioner) -> list[ConfidenceHead]:
-    """Return the heads for other decodings of this model, the target's before the source's."""
-    found: dict[str, ConfidenceHead] = {}
-    for head in (*load_heads(source), *load_heads(target)):
-        if head.model_id == captioner.model_id:
-            found[head.decoding] = head
-        else:
-            say(f"left out: a head for {head.model_id}, which is not this model")
-    found.pop(captioner.decoding.id, None)
-    return list(found.values())
-
-
-def _name(uri: str) -> str:
-    return uri.rpartition("/")[2]
+def _spent(present: KeptHead | None) -> bool:
+    """Say whether the verifier that is kept may have learned from labels kept for guarantees."""
+    spent = present is not None and present.head.all_labels
+    if spent:
+        say(
+            "no guarantee can rest on this head, as on the one before: its verifier may have "
+            "learned from all labels. Learn it anew: --verifier"
+        )
+    return spent

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import apache_beam as beam
 import torch
@@ -12,13 +12,15 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from captioner.confidence import Confidence, score
-from captioner.confidence.head import ConfidenceHead
-from captioner.contract import Captioner
+from captioner.confidence.head import VERIFIED, ConfidenceHead
+from captioner.contract import Caption, Captioner, Prepared
 from pipelines.bundles import at_end_of_bundle
 from pipelines.config import AnnotateConfig
 from pipelines.models import acquire, is_out_of_memory
 from pipelines.records import Captioned, Decoded, Failure
 from schemas.kinds import FailureKind, Stage
+
+Said = TypeVar("Said")
 
 
 def caption_batch(
@@ -36,13 +38,30 @@ def caption_batch(
     Returns:
         One item an image, in order.
     """
+    said = in_halves(captioner.caption, batch, on_out_of_memory)
+    return [
+        one if isinstance(one, Failure) else Captioned(item.facts, one)
+        for item, one in zip(batch, said, strict=True)
+    ]
+
+
+def in_halves(
+    say: Callable[[list[Prepared]], Sequence[Said]],
+    batch: Sequence[Decoded],
+    on_out_of_memory: Callable[[int], None] = lambda size: None,
+) -> list[Said | Failure]:
+    """Have something said of each image of a batch, as `caption_batch` has captions.
+
+    Args:
+        say: the model's; returns one item an image, in order.
+        batch: images, at least one.
+        on_out_of_memory: told the size of each batch that did not fit.
+    """
     try:
-        captions = captioner.caption([item.prepared for item in batch])
-        if len(captions) != len(batch):
-            raise RuntimeError(f"{len(captions)} captions came back for {len(batch)} images")
-        return [
-            Captioned(item.facts, caption) for item, caption in zip(batch, captions, strict=True)
-        ]
+        said = say([item.prepared for item in batch])
+        if len(said) != len(batch):
+            raise RuntimeError(f"{len(said)} captions came back for {len(batch)} images")
+        return list(said)
     except Exception as error:
         if is_out_of_memory(error):
             on_out_of_memory(len(batch))
@@ -53,8 +72,8 @@ def caption_batch(
     # Outside of the handler, so that the error's traceback no longer holds the batch's tensors.
     half = len(batch) // 2
     return [
-        *caption_batch(captioner, batch[:half], on_out_of_memory),
-        *caption_batch(captioner, batch[half:], on_out_of_memory),
+        *in_halves(say, batch[:half], on_out_of_memory),
+        *in_halves(say, batch[half:], on_out_of_memory),
     ]
 
 
@@ -151,13 +170,13 @@ def score_confidence(
 ) -> Captioned | Failure:
     """Say how likely a caption is to be right; failures pass through.
 
-    A caption that lacks a feature of the head is kept, uncalibrated; one that lacks even
-    ``logprob_mean`` becomes a failure.
+    A caption that lacks a feature of the head is kept, uncalibrated, and what another verifier said
+    than the head's is none of them; one that lacks even ``logprob_mean`` becomes a failure.
     """
     if isinstance(item, Failure):
         return item
     try:
-        confidence = _confidence(item.caption.features, head)
+        confidence = _confidence(_known(item.caption, head), head)
     except ValueError as error:
         return Failure(item.ref, Stage.CAPTION, FailureKind.MODEL_ERROR, str(error))
     return dataclasses.replace(
@@ -166,6 +185,13 @@ def score_confidence(
         confidence_kind=confidence.kind.value,
         confidence_id=confidence.id,
     )
+
+
+def _known(caption: Caption, head: ConfidenceHead | None) -> dict[str, float]:
+    """Return the features of a caption that a head may look at."""
+    if head is None or caption.verifier == head.verifier:
+        return caption.features
+    return {name: value for name, value in caption.features.items() if name != VERIFIED}
 
 
 def _confidence(features: Mapping[str, float | None], head: ConfidenceHead | None) -> Confidence:

@@ -6,11 +6,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from captioner.checkpoint import embedded_path
-from captioner.confidence.head import ConfidenceHead, head_for, load_heads
+from captioner.confidence.head import VERIFIED, ConfidenceHead, head_for, load_heads
 from captioner.contract import EMBEDDED, EXTRAS
 from pipelines import storage
 from pipelines.commands import UsageError
-from pipelines.done import column_of
+from pipelines.done import column_of, of_another
 from pipelines.output import Output
 from pipelines.report.terminal import say
 from schemas.kinds import ConfidenceKind
@@ -65,11 +65,15 @@ def say_uncalibrated(output: Output, run_id: str, head: ConfidenceHead | None) -
     kind = ConfidenceKind.UNCALIBRATED.value
     ours = (pc.field("run_id") == run_id) & (pc.field("confidence_kind") == kind)
     captions, lacking = 0, dict.fromkeys(head.features, 0)
-    for _, table in output.tables("captions", [*map(column_of, head.features)], ours):
+    columns = [*map(column_of, head.features), "verifier_id"]
+    for _, table in output.tables("captions", columns, ours):
         captions += table.num_rows
         for name in head.features:
             values = table.column(name).to_numpy().astype(np.float64)  # null becomes NaN
-            lacking[name] += int((~np.isfinite(values)).sum())
+            unknown = ~np.isfinite(values)
+            if name == VERIFIED:
+                unknown |= of_another(table, head.verifier).to_numpy()
+            lacking[name] += int(unknown.sum())
     if not captions:
         return
     lacking = {name: count for name, count in lacking.items() if count}

@@ -39,6 +39,13 @@ def add_calibrate(
         "review plan --guarantee, which can promise nothing then",
     )
     calibrate.add_argument(
+        "--verifier",
+        action="store_true",
+        help="learn anew, from the same labels, a verifier too: a small network that judges each "
+        "word by what the model knew when it said it. Reviewed images are read and captioned "
+        "again for it. Without this, one that the model has is kept",
+    )
+    calibrate.add_argument(
         "--output",
         required=True,
         metavar="URI",
@@ -64,7 +71,8 @@ def add_calibrate(
         type=positive,
         default=32,
         metavar="N",
-        help="scenes through the model at once (default: %(default)s)",
+        help="scenes, or for --verifier reviewed images, through the model at once (default: "
+        "%(default)s)",
     )
     model.add_argument(
         "--features",

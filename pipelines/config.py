@@ -55,3 +55,8 @@ class AnnotateConfig:
     part_bytes: int = 64 * 1024 * 1024
     part_seconds: float = 60.0
     progress_folder: str | None = None
+
+    @property
+    def verifier(self) -> str | None:
+        """The id of the verifier that the head looks at, if it looks at one."""
+        return None if self.head is None else self.head.verifier

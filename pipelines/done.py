@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from captioner.confidence.head import VERIFIED
 from captioner.contract import EXTRAS, OF_BEAMS
 from pipelines.listing import ImageRef
 from pipelines.output import Output
@@ -27,15 +28,18 @@ def column_of(name: str) -> str:
 def columns_of(names: tuple[str, ...]) -> list[str]:
     """Return what of ``captions`` has to be read to say what lacks those columns."""
     beams = ["n_best"] if set(OF_BEAMS).intersection(names) else []
-    return [*map(column_of, names), *beams]
+    verifier = ["verifier_id"] if VERIFIED in names else []
+    return [*map(column_of, names), *beams, *verifier]
 
 
-def lacks(table: pa.Table, names: tuple[str, ...]) -> pa.ChunkedArray:
+def lacks(table: pa.Table, names: tuple[str, ...], verifier: str | None = None) -> pa.ChunkedArray:
     """Say of each row whether one of those columns is null, and need not be.
 
     Args:
         table: with the columns that ``columns_of`` names.
         names: of columns and features.
+        verifier: id of the verifier that tells ``verifier_logit``; a row that has that of another
+            one lacks it.
     """
     lacking = pa.chunked_array([pa.repeat(pa.scalar(False), table.num_rows)])
     for name in names:
@@ -43,12 +47,29 @@ def lacks(table: pa.Table, names: tuple[str, ...]) -> pa.ChunkedArray:
         if name in OF_BEAMS:
             several = pc.greater(pc.list_value_length(table.column("n_best")), 1)
             null = pc.and_(null, several.fill_null(False))
+        if name == VERIFIED:
+            null = pc.or_(null, of_another(table, verifier))
         lacking = pc.or_(lacking, null)
     return lacking
 
 
+def of_another(table: pa.Table, verifier: str | None) -> pa.ChunkedArray:
+    """Say of each row whether its ``verifier_id`` is another one's, or null.
+
+    Args:
+        table: with that column.
+        verifier: the id that is wanted.
+    """
+    same = pc.equal(table.column("verifier_id"), pa.scalar(verifier, pa.string()))
+    return pc.invert(same.fill_null(False))
+
+
 def lost_by(
-    output: Output, model_id: str, decoding: str, refill: tuple[str, ...]
+    output: Output,
+    model_id: str,
+    decoding: str,
+    refill: tuple[str, ...],
+    verifier: str | None = None,
 ) -> dict[str, int]:
     """Return which features a refill would take from rows that it runs again, and from how many.
 
@@ -57,13 +78,14 @@ def lost_by(
         model_id: whose rows are filled.
         decoding: and of which decoding config.
         refill: columns and features that are filled.
+        verifier: as of `lacks`.
     """
     ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
-    at_risk = tuple(name for name in EXTRAS if name not in refill)
+    at_risk = tuple(name for name in (*EXTRAS, VERIFIED) if name not in refill)
     lost = dict.fromkeys(at_risk, 0)
     wanted = [*map(column_of, at_risk), *columns_of(refill)]
     for _, table in output.tables("captions", wanted, ours):
-        again = table.filter(lacks(table, refill))
+        again = table.filter(lacks(table, refill, verifier))
         for name in at_risk:
             lost[name] += again.num_rows - again.column(name).null_count
     return {name: rows for name, rows in lost.items() if rows}
@@ -95,7 +117,12 @@ class DoneIndex:
 
     @classmethod
     def load(
-        cls, output: Output, model_id: str, decoding: str, refill: tuple[str, ...] = ()
+        cls,
+        output: Output,
+        model_id: str,
+        decoding: str,
+        refill: tuple[str, ...] = (),
+        verifier: str | None = None,
     ) -> "DoneIndex":
         """Read the index from an output's live files.
 
@@ -104,6 +131,7 @@ class DoneIndex:
             model_id: whose rows count.
             decoding: and of which decoding config.
             refill: columns and features; a row in which one of them is null is not done.
+            verifier: as of `lacks`.
         """
         ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
         done: list[bytes] = []
@@ -111,7 +139,7 @@ class DoneIndex:
         wanted = ["uri", "uri_version", *columns_of(refill)]
         for _, table in output.tables("captions", wanted, ours):
             captioned.append(b"".join(map(row_key, table.column("uri").to_pylist())))
-            whole = table.filter(pc.invert(lacks(table, refill)))
+            whole = table.filter(pc.invert(lacks(table, refill, verifier)))
             columns = (whole.column(name).to_pylist() for name in ("uri", "uri_version"))
             done.append(b"".join(map(row_key, *columns)))
         attempts: dict[bytes, int] = {}

@@ -17,6 +17,7 @@ from apache_beam.options.pipeline_options import (
 from apache_beam.transforms.resources import parse_resource_hints
 from apache_beam.utils.shared import Shared
 
+from captioner.confidence.head import VERIFIED
 from captioner.contract import Captioner
 from captioner.images import Limits
 from captioner.loading import load
@@ -162,7 +163,13 @@ def _check_loses_nothing(output: Output, config: AnnotateConfig) -> None:
     Raises:
         UsageError: saying what to ask for.
     """
-    lost = lost_by(output, config.model_id, config.decoding.id, config.refill)
+    lost = lost_by(output, config.model_id, config.decoding.id, config.refill, config.verifier)
+    if VERIFIED in lost:
+        raise UsageError(
+            f"--refill would run images again and lose {VERIFIED} of {lost[VERIFIED]:,} rows: the "
+            "model has no verifier for these options. Take with --model the folder that they were "
+            "captioned with, or learn one: captioner calibrate --verifier"
+        )
     if lost:
         told = " and ".join(f"{name} of {rows:,} rows" for name, rows in lost.items())
         wanted = " ".join(dict.fromkeys((*config.features, *lost)))

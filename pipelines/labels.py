@@ -10,7 +10,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captioner.confidence.guarantee import kept_for_guarantees
+from captioner.confidence.head import VERIFIED
 from captioner.confidence.labels import Labels
+from captioner.confidence.verification import MOST_CAPTIONS
+from captioner.verifier import Verifier
 from pipelines import storage
 from pipelines.commands import UsageError
 from pipelines.output import Output
@@ -21,13 +24,35 @@ _KEY = ["image_id", "model_id", "decoding"]
 _COLUMNS = [*_KEY, "shown_caption", "verdict", "reviewed_at"]
 _Review = dict[str, Any]
 
+_OF_LEARNED_IMAGES = "are of images that the verifier learned from (learn it anew: --verifier)"
+"""Why labels are left out."""
+
+
+@dataclass(frozen=True)
+class LabelledCaption:
+    """A caption of which a person said whether it is right.
+
+    Attributes:
+        image_id: of its image.
+        caption: its text.
+        correct: whether it is right.
+        features: of it; what another verifier than the wanted one said is none of them.
+        uris: where its image is, sorted.
+    """
+
+    image_id: str
+    caption: str
+    correct: bool
+    features: dict[str, float | None]
+    uris: tuple[str, ...]
+
 
 @dataclass
 class Joined:
     """Reviews that are labels of a model's captions, and how many are not.
 
     Attributes:
-        labels: one a caption.
+        captions: that are labelled.
         reviews: how many there were.
         skipped: of these, how many say nothing.
         superseded: how many are older than another of the same caption.
@@ -36,9 +61,14 @@ class Joined:
         other_images: how many are of images that have no caption.
         other_captions: how many are of another text than the caption.
         kept: how many are kept for guarantees.
+        learned: how many are of images that the verifier learned from.
+        beyond: how many are more than a verifier learns from.
+        unreadable: how many are of images that cannot be read or captioned any more.
+        changed: how many are of images that have other bytes now.
+        captioned_otherwise: how many are of images that the model captions differently now.
     """
 
-    labels: Labels = field(default_factory=Labels)
+    captions: list[LabelledCaption] = field(default_factory=list)
     reviews: int = 0
     skipped: int = 0
     superseded: int = 0
@@ -47,6 +77,18 @@ class Joined:
     other_images: int = 0
     other_captions: int = 0
     kept: int = 0
+    learned: int = 0
+    beyond: int = 0
+    unreadable: int = 0
+    changed: int = 0
+    captioned_otherwise: int = 0
+
+    def labels(self) -> Labels:
+        """Return what a head is fitted on."""
+        labels = Labels()
+        for one in self.captions:
+            labels.add(one.features, one.correct, one.image_id)
+        return labels
 
     def summary(self) -> str:
         """How many reviews there were, and why some were left out."""
@@ -61,13 +103,28 @@ class Joined:
             (self.other_images, "are for images without a caption"),
             (self.other_captions, "are for another caption than the image has"),
             (self.kept, "are kept for guarantees (use them: --no_guarantee)"),
+            (self.learned, _OF_LEARNED_IMAGES),
+            (
+                self.beyond,
+                f"are more than the {MOST_CAPTIONS:,} that a verifier learns from, by a hash of "
+                "the image",
+            ),
+            (self.unreadable, "are of images that cannot be read or captioned any more"),
+            (self.changed, "are of images that have changed"),
+            (self.captioned_otherwise, "are of images that are captioned differently now"),
         ]
-        parts = [f"{len(self.labels.rows):,} of {self.reviews:,} reviews are used"]
+        parts = [f"{len(self.captions):,} of {self.reviews:,} reviews are used"]
         return "; ".join([*parts, *(f"{count:,} {why}" for count, why in reasons if count)])
 
 
 def join(
-    labels: str, captions: str, model_id: str, decoding: str, *, keep_for_guarantees: bool = True
+    labels: str,
+    captions: str,
+    model_id: str,
+    decoding: str,
+    *,
+    keep_for_guarantees: bool = True,
+    verifier: Verifier | None = None,
 ) -> Joined:
     """Join reviews with captions by image, model, decoding and text.
 
@@ -81,6 +138,8 @@ def join(
         decoding: id of the decoding configuration of these captions.
         keep_for_guarantees: leave out what may certify: the half of the images that
             `kept_for_guarantees` names.
+        verifier: that the head may look at. What another one said is no feature, and images that
+            it learned from are left out.
 
     Raises:
         UsageError: if there are no such captions, or no reviews of them.
@@ -90,7 +149,7 @@ def join(
     joined = Joined()
     reviews = list(_wanted(_reviews(labels), joined, model_id, decoding))
     output = Output(captions)
-    rows = _features(output, {review["image_id"] for review in reviews}, model_id, decoding)
+    rows = _rows(output, {review["image_id"] for review in reviews}, model_id, decoding)
     images = {image for image, _ in rows}
     newest: dict[tuple[str, str], _Review] = {}
     for review in reviews:
@@ -106,8 +165,13 @@ def join(
     if keep_for_guarantees:
         spent = {key: one for key, one in newest.items() if not kept_for_guarantees(key[0])}
         joined.kept, newest = len(newest) - len(spent), spent
+    if verifier is not None:
+        unseen = {key: one for key, one in newest.items() if not verifier.saw(key[0])}
+        joined.learned, newest = len(newest) - len(unseen), unseen
     for key, review in newest.items():
-        joined.labels.add(rows[key], review["verdict"] == Verdict.ACCEPTED.value, key[0])
+        correct = review["verdict"] == Verdict.ACCEPTED.value
+        features, uris = rows[key].features_for(verifier), tuple(sorted(rows[key].uris))
+        joined.captions.append(LabelledCaption(*key, correct, features, uris))
     if not joined.reviews:
         raise UsageError(
             f"{redact(labels)} holds no reviews; bring back what people said with captioner review "
@@ -176,17 +240,34 @@ def _read(uri: str) -> pa.Table:
     )
 
 
-def _features(
+@dataclass(frozen=True)
+class _Row:
+    """What an output has of an image's caption."""
+
+    features: dict[str, float | None]
+    verifier_id: str | None
+    uris: list[str]
+
+    def features_for(self, verifier: Verifier | None) -> dict[str, float | None]:
+        if verifier is not None and verifier.id == self.verifier_id:
+            return self.features
+        return {**self.features, VERIFIED: None}
+
+
+def _rows(
     output: Output, images: set[str], model_id: str, decoding: str
-) -> dict[tuple[str, str], dict[str, float | None]]:
-    """Return the features of the captions of some images, by image and text."""
+) -> dict[tuple[str, str], _Row]:
+    """Return what there is of some images, by image and text of the caption."""
     ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
     wanted = ours & pc.field("image_id").isin(pa.array(sorted(images), pa.string()))
-    return {
-        (row["image_id"], row["caption"]): row["features"] or {}
-        for _, table in output.tables("captions", ["image_id", "caption", "features"], wanted)
-        for row in table.to_pylist()
-    }
+    columns = ["image_id", "caption", "features", "verifier_id", "uri"]
+    found: dict[tuple[str, str], _Row] = {}
+    for _, table in output.tables("captions", columns, wanted):
+        for row in table.to_pylist():
+            key = row["image_id"], row["caption"]
+            uris = found[key].uris if key in found else []
+            found[key] = _Row(row["features"] or {}, row["verifier_id"], [*uris, row["uri"]])
+    return found
 
 
 def _kinds(output: Output) -> str:

@@ -139,7 +139,8 @@ class LocalRun:
             self._seconds: dict[str, float] = {}
             self.config = replace(self.config, progress_folder=folder)
             config = self.config
-            done = DoneIndex.load(output, config.model_id, config.decoding.id, config.refill)
+            ours = config.model_id, config.decoding.id
+            done = DoneIndex.load(output, *ours, config.refill, config.verifier)
             with self._stoppable():
                 listed = spool(refs, done, self._folder / "to_do.jsonl", limit, self._go_on)
                 self.on_listed(listed)

@@ -34,7 +34,7 @@ def keep_loaded(shared: Shared, captioner: Captioner, config: AnnotateConfig) ->
 
 
 def _tag(config: AnnotateConfig) -> str:
-    return " ".join((config.model_id, config.decoding.id, *config.features))
+    return " ".join((config.model_id, config.decoding.id, str(config.verifier), *config.features))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -145,18 +145,40 @@ class Output:
     ) -> pa.Table:
         """Read a Parquet file of the output.
 
+        Columns and fields of structs that came after it was written are null.
+
         Raises:
             OutputError: if it is damaged.
             StorageError: if it cannot be read.
         """
         data = storage.read_fresh(self.path(*path.split("/")))
         try:
-            return pq.read_table(pa.BufferReader(data), columns=columns, filters=filters)
+            return pq.read_table(
+                pa.BufferReader(data), columns=columns, filters=filters, schema=_schema(data)
+            )
         except (pa.ArrowException, OSError) as error:
             raise OutputError(
                 f"{self.path(path)} is damaged ({error}). Put back a copy of it, or choose "
                 "another output."
             ) from error
+
+
+def _schema(data: bytes) -> pa.Schema | None:
+    """Return the schema of a file's table if it was written before that had all that it has now."""
+    found = pq.read_schema(pa.BufferReader(data))
+    wanted = TABLES.get((found.metadata or {}).get(b"table", b"").decode())
+    return None if wanted is None or _names(wanted) <= _names(found) else wanted
+
+
+def _names(schema: pa.Schema) -> set[str]:
+    """Name columns and the fields of structs."""
+    inner = (
+        f"{field.name}.{part.name}"
+        for field in schema
+        if pa.types.is_struct(field.type)
+        for part in field.type
+    )
+    return {*schema.names, *inner}
 
 
 def _json(content: dict[str, Any]) -> bytes:

@@ -7,9 +7,7 @@ would be a second model's, between which every other command would have to be to
 """
 
 import argparse
-import itertools
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from functools import partial
 
 from tqdm import tqdm
@@ -18,10 +16,8 @@ from captioner.contract import EMBEDDED, Captioner, ModelLoadError
 from captioner.evaluation.paired import Better, Paired, compare
 from captioner.images import Limits
 from captioner.loading import load
-from captioner.training.images import in_order
 from captioner.training.learned import images_learned
 from pipelines import comparisons
-from pipelines.captioning import caption_batch
 from pipelines.commands import (
     CommandError,
     UsageError,
@@ -34,29 +30,26 @@ from pipelines.commands import (
 from pipelines.comparisons import AuditedImage, Pair, Row
 from pipelines.confidence import model_folder
 from pipelines.config import AnnotateConfig
-from pipelines.decoding import read_and_decode
 from pipelines.default_model import DefaultModel, read_default, write_default
 from pipelines.labelstudio.annotations import failing_tasks
 from pipelines.labelstudio.client import Client, LabelStudioError, LabelStudioSettings
 from pipelines.labelstudio.comparing import ComparingProject, title_of
 from pipelines.labelstudio.project import deletion_told
-from pipelines.listing import ImageRef
 from pipelines.local import opened
 from pipelines.next_command import plan_command
 from pipelines.options import EXIT_DONE, EXIT_NOT_PUSHED
 from pipelines.output import Output, new_run_id
-from pipelines.records import Captioned, Decoded, Failure
+from pipelines.recaptioning import caption_again
+from pipelines.records import Failure
 from pipelines.report.promotion import lines, what_next
 from pipelines.report.terminal import say
 from pipelines.review_queue import caption_limits
-from schemas.kinds import Choice, FailureKind, Stage
+from schemas.kinds import Choice
 from schemas.uris import redact
 
 CHUNK = 1_000
 """Images between two commits."""
 
-_BATCH = 32
-_THREADS = 8
 _SHOWN = 3
 
 
@@ -173,12 +166,13 @@ def _caption(
     failures: list[Failure] = []
     progress = tqdm(total=len(rest), desc="captioning", unit=" images", leave=False, disable=None)
     for start in range(0, len(rest), CHUNK):
-        for image, item in _captions(captioner, config, rest[start : start + CHUNK]):
+        chunk = rest[start : start + CHUNK]
+        for image, item in caption_again(captioner.caption, chunk, captioner, config):
             progress.update()
             if isinstance(item, Failure):
                 failures.append(item)
             else:
-                rows.append(comparisons.new_row(pair, image, item.caption.text))
+                rows.append(comparisons.new_row(pair, image, item.text))
         comparisons.replace(output, pair, rows)
     progress.close()
     for failure in failures[:_SHOWN]:
@@ -191,33 +185,6 @@ def _caption(
     if not rows:
         raise CommandError("none of the audited images could be captioned by the candidate")
     return rows
-
-
-def _captions(
-    captioner: Captioner, config: AnnotateConfig, images: Sequence[AuditedImage]
-) -> Iterator[tuple[AuditedImage, Captioned | Failure]]:
-    def read(image: AuditedImage) -> tuple[AuditedImage, Decoded | Failure]:
-        return image, _read(image, captioner, config)
-
-    with closing(in_order(read, images, threads=_THREADS, ahead=2 * _BATCH)) as pending:
-        while batch := list(itertools.islice(pending, _BATCH)):
-            yield from ((image, item) for image, item in batch if isinstance(item, Failure))
-            good = [(image, item) for image, item in batch if isinstance(item, Decoded)]
-            if good:
-                done = caption_batch(captioner, [item for _, item in good])
-                yield from zip((image for image, _ in good), done, strict=True)
-
-
-def _read(image: AuditedImage, captioner: Captioner, config: AnnotateConfig) -> Decoded | Failure:
-    """Read an image from the first of its places that still has its bytes."""
-    for uri in image.uris:
-        item = read_and_decode(ImageRef(uri, ""), captioner, config)
-        if isinstance(item, Decoded):
-            if item.facts.image_id == image.image_id:
-                return item
-            message = f"{uri} has changed since it was captioned"
-            item = Failure(item.ref, Stage.READ, FailureKind.CHANGED, message)
-    return item
 
 
 def _exchange(

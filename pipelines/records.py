@@ -97,6 +97,7 @@ def caption_row(captioned: Captioned, config: AnnotateConfig) -> dict[str, Any]:
         "confidence": captioned.confidence,
         "confidence_kind": captioned.confidence_kind,
         "confidence_id": captioned.confidence_id,
+        "verifier_id": caption.verifier,
         "features": caption.features,
         "n_best": [{"caption": text, "logprob": logprob} for text, logprob in caption.n_best],
         **_annotation_columns(caption.annotations),

@@ -8,10 +8,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from captioner.confidence.head import ConfidenceHead
+from captioner.confidence.head import VERIFIED, ConfidenceHead
 from captioner.contract import EXTRAS, OF_BEAMS
 from pipelines.commands import CommandError, UsageError
 from pipelines.commit import Committed, clear
+from pipelines.done import of_another
 from pipelines.output import Output
 from pipelines.parts import encode, publish
 from schemas.kinds import ConfidenceKind
@@ -35,9 +36,12 @@ def rescore(output: Output, heads: Sequence[ConfidenceHead]) -> list[Rescored]:
 
     Raises:
         UsageError: if the output has no captions that a head is for.
-        CommandError: if a caption lacks a feature that its head needs.
+        CommandError: if a caption lacks a feature that its head needs, or has that of another
+            verifier than the head's.
     """
     heads = _for_captions(output, heads)
+    for head in heads:
+        _check_verifier(output, head)
     before = after = output.current()
     counts = {head.decoding: np.zeros(2, np.int64) for head in heads}
     replaced = []
@@ -131,8 +135,31 @@ def _features(table: pa.Table, head: ConfidenceHead) -> npt.NDArray[np.float64]:
     return np.stack(columns, axis=1)
 
 
+def _check_verifier(output: Output, head: ConfidenceHead) -> None:
+    """Check that what a verifier said of captions was said by the head's.
+
+    Raises:
+        CommandError: if it was another one, or none.
+    """
+    if head.verifier is None:
+        return
+    ours = (pc.field("model_id") == head.model_id) & (pc.field("decoding") == head.decoding)
+    count, first = 0, None
+    for _, table in output.tables("captions", ["uri", "verifier_id"], ours):
+        others = pc.filter(table.column("uri"), of_another(table, head.verifier))
+        if len(others):
+            count, first = count + len(others), first or others[0].as_py()
+    if count:
+        raise CommandError(
+            f"{count:,} captions have no {VERIFIED} of verifier {head.verifier}, which head "
+            f"{head.id} needs, but another's or none, the first that of {first}. Nothing was "
+            "changed: fill it with captioner annotate --refill, with this model and the options of "
+            "these captions"
+        )
+
+
 def _remedy(name: str) -> str:
-    if name in (*EXTRAS, *OF_BEAMS):
+    if name in (*EXTRAS, *OF_BEAMS, VERIFIED):
         asked = f" --features {name}" if name in EXTRAS else ""
         return f"fill it with captioner annotate --refill{asked}, and the options of these captions"
     return "caption these images into another output, or calibrate on captions like these"

@@ -24,6 +24,7 @@ class FakeCaptioner:
         most: a larger batch does not fit in memory.
         batches: sizes of the batches that came.
         fills: features that it tells besides those of every caption.
+        verifier: whose ``verifier_logit`` is, if that is one of them.
     """
 
     model_id: str = "fake@1"
@@ -33,6 +34,7 @@ class FakeCaptioner:
     batches: list[int] = field(default_factory=list)
     image_size: tuple[int, int] = (8, 8)
     fills: tuple[str, ...] = ()
+    verifier: str | None = None
 
     def prepare(self, image: Image.Image) -> Prepared:
         small = np.asarray(image.resize(self.image_size, Image.Resampling.NEAREST))
@@ -61,4 +63,5 @@ class FakeCaptioner:
                 "num_tokens": 4.0,
                 **{name: float(red) for name in self.fills},
             },
+            verifier=self.verifier,
         )

@@ -1,5 +1,6 @@
 """The files of a model: fetched, looked at before any is loaded, and hashed."""
 
+import fnmatch
 import hashlib
 import json
 import os
@@ -8,7 +9,7 @@ from typing import Any
 
 import fsspec
 
-from captioner.confidence.head import HEADS_FILE
+from captioner.confidence.head import HEADS_FILE, VERIFIER_FILES
 from captioner.contract import ModelLoadError
 from schemas.uris import redact
 
@@ -79,7 +80,7 @@ def checked_kind(folder: Path, config: dict[str, Any], name: str) -> str:
     if kind not in CLASSES:
         known = ", ".join(CLASSES)
         raise ModelLoadError(cannot_load(name, f"model_type is {kind!r}; those known are {known}"))
-    if not any(folder.glob("*.safetensors")):
+    if not any(not _is_of_confidence(path.name) for path in folder.glob("*.safetensors")):
         others = [path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".h5")]
         found = f" (only {', '.join(sorted(others))})" if others else ""
         reason = (
@@ -104,11 +105,11 @@ def image_settings(folder: Path, name: str) -> dict[str, Any]:
 def content_hash(folder: Path) -> str:
     """Return a hash of weights, configuration and words, wherever and whenever they were saved.
 
-    Confidence heads are no part of it: each names the model that it is for.
+    Confidence heads and their verifiers are no part of it: heads name the model that they are for.
     """
     digest = hashlib.sha256()
     files = (path for path in folder.iterdir() if path.suffix in _HASHED)
-    for path in sorted(path for path in files if path.name != HEADS_FILE):
+    for path in sorted(path for path in files if not _is_of_confidence(path.name)):
         content = _canonical(path) if path.name == "config.json" else None
         size = path.stat().st_size if content is None else len(content)
         digest.update(f"{path.name}\0{size}\0".encode())
@@ -119,6 +120,10 @@ def content_hash(folder: Path) -> str:
             while block := file.read(_BLOCK):
                 digest.update(block)
     return digest.hexdigest()[:12]
+
+
+def _is_of_confidence(name: str) -> bool:
+    return name == HEADS_FILE or fnmatch.fnmatch(name, VERIFIER_FILES)
 
 
 def _canonical(path: Path) -> bytes:

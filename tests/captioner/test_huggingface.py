@@ -13,7 +13,7 @@ import transformers
 from PIL import Image
 
 from captioner import huggingface, loading
-from captioner.confidence.head import HEADS_FILE
+from captioner.confidence.head import HEADS_FILE, verifier_file
 from captioner.contract import Caption, DecodingConfig, ModelLoadError
 from captioner.huggingface import HuggingFaceCaptioner, View
 from schemas.tables import FEATURES
@@ -256,6 +256,8 @@ def test_the_model_id_is_of_the_content(checkpoint: Path, tmp_path: Path) -> Non
     assert copy.model_id == first.model_id
     (tmp_path / "copy" / HEADS_FILE).write_text("{}")
     assert load(tmp_path / "copy").model_id == first.model_id, "a confidence head is no part of it"
+    (tmp_path / "copy" / verifier_file("0" * 12)).write_bytes(b"")
+    assert load(tmp_path / "copy").model_id == first.model_id, "nor is a verifier"
     weights = bytearray((tmp_path / "copy" / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "copy" / "model.safetensors").write_bytes(weights)

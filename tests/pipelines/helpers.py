@@ -9,6 +9,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 
 from captioner.checkpoint import embedded_path
+from captioner.confidence.head import HEADS_FILE, VERIFIER_FILES
 from captioner.contract import Captioner
 from pipelines.config import AnnotateConfig
 from pipelines.listing import ImageRef, list_images
@@ -34,7 +35,7 @@ def write_images(folder: Path, count: int, first: int = 0) -> list[Path]:
 
 def bare_model(folder: Path) -> Path:
     """Copy the embedded model without its statistics and confidence heads."""
-    besides = shutil.ignore_patterns("statistics.safetensors", "confidence.json")
+    besides = shutil.ignore_patterns("statistics.safetensors", HEADS_FILE, VERIFIER_FILES)
     return Path(shutil.copytree(embedded_path(), folder, ignore=besides))
 
 

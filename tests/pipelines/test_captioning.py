@@ -1,6 +1,7 @@
 """Splitting batches and finding their size; what becomes of a caption's confidence."""
 
 import math
+from dataclasses import replace
 
 import apache_beam as beam
 import numpy as np
@@ -99,6 +100,19 @@ def test_a_caption_that_lacks_a_feature_of_the_head_is_kept_uncalibrated(gap: fl
     scored = score_confidence(item, HEAD)
     assert isinstance(scored, Captioned)
     assert (scored.confidence_kind, scored.confidence_id) == ("calibrated", HEAD.id)
+
+
+@pytest.mark.parametrize(("verifier", "kind"), [("0" * 12, "calibrated"), ("1" * 12, None)])
+def test_what_another_verifier_said_is_no_feature_of_the_heads(verifier: str, kind: str | None):
+    head = replace(HEAD, features=("logprob_mean", "verifier_logit"), verifier="0" * 12)
+    captioner = FakeCaptioner(fills=("verifier_logit",), verifier=verifier)
+    item = caption_batch(captioner, [decoded(1)])[0]
+    assert isinstance(item, Captioned)
+    scored = score_confidence(item, head)
+    assert isinstance(scored, Captioned)
+    assert scored.confidence_kind == (kind or "uncalibrated")
+    assert scored.confidence_id == (kind and head.id)
+    assert scored.caption.features["verifier_logit"] == 1.0, "the row still says what was said"
 
 
 def test_uncalibrated_captions_are_counted():

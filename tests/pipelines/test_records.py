@@ -33,8 +33,15 @@ def row_of(found: Annotations | None) -> dict:
     """Write a caption's row to Parquet, and read it back."""
     ref = ImageRef("file:///a.png", "etag:1")
     facts = ImageFacts(ref, "id", 100, 12, 10, "PNG", "0" * 16)
-    features = {"heads_disagree": 1.0} if found else {}
-    caption = Caption("a dog", ("a", "dog"), (-0.5, -0.25), features=features, annotations=found)
+    features = {"heads_disagree": 1.0, "verifier_logit": -2.5} if found else {}
+    caption = Caption(
+        "a dog",
+        ("a", "dog"),
+        (-0.5, -0.25),
+        features=features,
+        verifier="0123456789ab" if found else None,
+        annotations=found,
+    )
     config = AnnotateConfig(
         output="memory://out",
         run_id="run",
@@ -56,6 +63,12 @@ class TestCaptionRow:
         assert {name: row[name] for name in COLUMNS} == COLUMNS_OF_EVERYTHING
         assert dict(row["features"])["heads_disagree"] == 1.0
         assert annotations_of(row) == EVERYTHING
+
+    def test_what_the_verifier_said_is_kept_with_its_id(self):
+        row = row_of(EVERYTHING)
+        assert (row["verifier_id"], row["features"]["verifier_logit"]) == ("0123456789ab", -2.5)
+        row = row_of(None)
+        assert (row["verifier_id"], row["features"]["verifier_logit"]) == (None, None)
 
     def test_without_heads_all_is_unknown(self):
         row = row_of(None)

@@ -5,14 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from apache_beam.utils.shared import Shared
 
 from captioner.checkpoint import read, save
-from captioner.contract import OF_BEAMS
+from captioner.confidence.calibration import Sigmoid
+from captioner.confidence.head import ConfidenceHead
+from captioner.contract import OF_BEAMS, DecodingConfig
 from captioner.model import CaptionModel
 from captioner.scenes import write_folder
 from pipelines import storage
+from pipelines.annotate import SkipDone
 from pipelines.cli import main
+from pipelines.confidence import say_uncalibrated
+from pipelines.config import AnnotateConfig
+from pipelines.listing import list_images
 from pipelines.local import RunError
+from pipelines.models import acquire
 from pipelines.options import EXIT_DONE, EXIT_USAGE
 from pipelines.output import Output
 from tests.fakes import FakeCaptioner
@@ -162,6 +170,90 @@ class TestRefill:
         assert essence(output) == essence(unbroken)
         assert rows(output, "failures") == []
         assert storage.list_files(output.path("staging")) == []
+
+
+LOGIT = "verifier_logit"
+
+
+class TestVerifier:
+    """What a verifier said is filled where another one said it, or none."""
+
+    def annotate(self, folder, output, verifier: str, *fills: str, refill: bool = True, **more):
+        fake = FakeCaptioner(fills=(LOGIT, *fills), verifier=verifier)
+        names = fake.fills if refill else ()
+        return annotate(folder, output, fake, head=head_with(verifier), refill=names, **more)
+
+    def ids(self, output: Output) -> list[str | None]:
+        return [row["verifier_id"] for row in rows(output)]
+
+    def test_rows_of_none_and_of_another_run_again_and_no_others(self, folder, output):
+        old, new = "0" * 12, "1" * 12
+        annotate(folder, output)
+        write_images(folder, 2, first=8)
+        self.annotate(folder, output, old, refill=False)
+        write_images(folder, 3, first=10)
+        assert self.annotate(folder, output, new, refill=False)["counts"]["captioned"] == 3
+        assert self.ids(output) == [None] * 8 + [old] * 2 + [new] * 3
+        counts = self.annotate(folder, output, new)["counts"]
+        assert (counts["captioned"], counts["skipped"]) == (10, 3)
+        assert self.ids(output) == [new] * 13
+        assert all(filled(output, LOGIT))
+        assert {row["confidence_id"] for row in rows(output)} == {head_with(new).id}
+        assert self.annotate(folder, output, new)["counts"]["skipped"] == 13
+
+    def test_on_a_runner_of_its_own_the_same_images_are_skipped(self, folder, output):
+        old, new = "0" * 12, "1" * 12
+        self.annotate(folder, output, old)
+        config = AnnotateConfig(
+            output=output.uri, run_id="run", model="fake", model_id="fake@1", refill=(LOGIT,)
+        )
+        refs = list(list_images([folder.as_uri()]))
+        for verifier, left in ((old, 0), (new, 8)):
+            skip = SkipDone(replace(config, run_id=verifier, head=head_with(verifier)), Shared())
+            skip.setup()
+            assert sum(len(list(skip.process(ref))) for ref in refs) == left
+
+    def test_captions_by_another_verifier_than_the_heads_are_told(self, folder, output, capsys):
+        """As of a worker that loads a model after its folder was calibrated anew."""
+        head = head_with("1" * 12)
+        fake = FakeCaptioner(fills=(LOGIT,), verifier="2" * 12)
+        run = annotate(folder, output, fake, head=head)["run_id"]
+        assert {row["confidence_kind"] for row in rows(output)} == {"uncalibrated"}
+        assert self.ids(output) == ["2" * 12] * 8
+        say_uncalibrated(output, run, head)
+        assert f"needs what they lack ({LOGIT} in 8)" in capsys.readouterr().err
+        lacking = output.read_manifest(run)["uncalibrated"]["lacking"]
+        assert lacking == {LOGIT: 8}
+
+    def test_a_process_loads_a_model_once_for_each_verifier(self, monkeypatch):
+        loaded = []
+
+        def load(*args: object) -> FakeCaptioner:
+            loaded.append(FakeCaptioner())
+            return loaded[-1]
+
+        monkeypatch.setattr("pipelines.models.load", load)
+        shared = Shared()
+        config = AnnotateConfig(output="memory://o", run_id="r", model="m", model_id="fake@1")
+        for head in (None, head_with("0" * 12), head_with("1" * 12)):
+            mine = replace(config, head=head)
+            assert acquire(shared, mine) is acquire(shared, mine) is loaded[-1]
+        assert len(loaded) == 3
+
+
+def head_with(verifier: str) -> ConfidenceHead:
+    return ConfidenceHead(
+        model_id="fake@1",
+        decoding=DecodingConfig().id,
+        features=("logprob_mean", LOGIT),
+        means=(0.0, 0.0),
+        scales=(1.0, 1.0),
+        weights=(1.0, 0.01),
+        bias=0.0,
+        calibration=Sigmoid(1.0, 0.0),
+        labels=100,
+        verifier=verifier,
+    )
 
 
 def headless_model(folder: Path) -> str:
