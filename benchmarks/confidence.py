@@ -3,16 +3,19 @@
     python benchmarks/confidence.py --weak FOLDER --photographs FOLDER
 
 For each of several seeds, a head is fitted on scenes that are left as they are, noisy, blurred or
-partly hidden, and measured on others; then on scenes unlike those it was fitted on. A weak model
-(see `WEAK`) shows how many captions reviewers must see for 95% of all to be right. Photographs are
-no scenes: a threshold that accepts 95% of plain scenes should send them to review. Figures are the
-mean over seeds and, in brackets, the least and the most.
+partly hidden, and measured on others; then on scenes unlike those it was fitted on. The verifier is
+the one in the model's folder. A weak model (see `WEAK`) gets one here, from scenes that nothing
+else is measured on, and shows how many captions reviewers must see for 95% of all to be right.
+Photographs are no scenes: a threshold that accepts 95% of plain scenes should send them to review.
+Figures are the mean over seeds and, in brackets, the least and the most.
 """
 
 import argparse
 import multiprocessing
 import os
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,8 +34,15 @@ from training_runs import machine
 from captioner.checkpoint import embedded_path
 from captioner.confidence import score
 from captioner.confidence.fitting import fit
-from captioner.confidence.head import ConfidenceHead
-from captioner.decoding import Words, decode, features
+from captioner.confidence.head import (
+    ConfidenceHead,
+    head_for,
+    load_heads,
+    load_verifier,
+    save_heads,
+)
+from captioner.confidence.verification import learn
+from captioner.decoding import Decoded, Words, decode, evidence, features
 from captioner.evaluation.scenes import SAMPLERS, Combinations
 from captioner.evaluation.selective import (
     auroc,
@@ -45,6 +55,7 @@ from captioner.model import AttentionCaptioner
 from captioner.scenes import TEST, VALIDATION, Scene, judge, render
 from captioner.scenes.degrade import Degradation, degrade, draw_degradation
 from captioner.statistics import FeatureStatistics
+from captioner.verifier import Verifier
 
 WEAK = (
     "captioner train --data scenes:12800 --epochs 3 --tasks labels boxes masks --encoder grid "
@@ -56,9 +67,16 @@ WEAK = (
 
 _STRIDE = 50_000
 """Seeds of scenes between one seed's and the next one's."""
+_FITTED = VALIDATION + 100_000
+"""The first scene that a head is fitted on; the embedded model's verifier knows earlier ones."""
+_VERIFIED = VALIDATION + 500_000
+"""The first scene that the weak model's verifier learns from."""
 _FAR = 400_000
 """Where the seeds of other kinds of scenes begin, so that no scene is met twice."""
 _CHUNK = 250
+_PARTS = ("model", "labels", "weak", "cost")
+_FEW = (100, 300, 1_000, 4_000)
+"""How many labels a verifier and its head learn from, in the part ``labels``."""
 _ACCURACY = 0.95
 
 
@@ -69,6 +87,7 @@ class Labelled:
     rows: list[dict[str, float]]
     correct: npt.NDArray[np.bool_]
     kinds: npt.NDArray[np.str_]
+    evidence: list[npt.NDArray[np.float16]]
 
     @property
     def before(self) -> npt.NDArray[np.float64]:
@@ -91,6 +110,7 @@ class Job:
         combinations: of colour and shape.
         change: ``drawn`` as calibration draws it, ``plain``, or ``other``: what it never saw.
         extras: features to compute besides.
+        with_evidence: bring what was known of each word, for a verifier.
     """
 
     model: str
@@ -99,6 +119,7 @@ class Job:
     combinations: Combinations = "all"
     change: str = "drawn"
     extras: tuple[str, ...] = ()
+    with_evidence: bool = False
 
 
 def main() -> None:
@@ -109,20 +130,30 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="folder of JPEG files that are no scenes")
     parser.add_argument("--seeds", type=int, default=5, help="heads that are fitted")
     parser.add_argument("--labels", type=int, default=4000, help="scenes that each is fitted on")
+    parser.add_argument(
+        "--weak_labels", type=int, default=24_000, help="scenes that the weak model's verifier sees"
+    )
     parser.add_argument("--scenes", type=int, default=10_000, help="that each is measured on")
     parser.add_argument("--features", nargs="*", default=(), help="extra ones for the head")
+    parser.add_argument(
+        "--parts", nargs="+", choices=_PARTS, default=_PARTS, help="what to measure"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="that caption")
     args = parser.parse_args()
     began = time.perf_counter()
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(args.processes, context, _one_thread) as pool:
-        heads = measure_model(pool, args)
-        if args.photographs:
-            measure_photographs(pool, args, heads)
-        if args.weak:
+        if "model" in args.parts:
+            heads = measure_model(pool, args)
+            if args.photographs:
+                measure_photographs(pool, args, heads)
+        if "labels" in args.parts:
+            measure_labels(pool, args)
+        if "weak" in args.parts and args.weak:
             measure_weak(pool, args)
     _one_thread()
-    measure_cost(args)
+    if "cost" in args.parts:
+        measure_cost(args)
     print(f"- The whole script: {time.perf_counter() - began:.0f} s")
     print(machine())
 
@@ -132,10 +163,11 @@ def measure_model(pool: ProcessPoolExecutor, args: argparse.Namespace) -> list[C
     heads, found = [], []
     others: dict[str, list[float]] = {"combinations never seen": [], "other damage": []}
     for seed in range(args.seeds):
-        head = fitted(labelled(pool, args, args.model, VALIDATION, args.labels, seed), args.model)
+        labels = labelled(pool, args, args.model, _FITTED, args.labels, seed)
+        head, plainer = fitted(labels, args.model), fitted(labels, args.model, verified=False)
         test = labelled(pool, args, args.model, TEST, args.scenes, seed)
         heads.append(head)
-        found.append(figures(test, head))
+        found.append(figures(test, plainer, head))
         far, count = TEST + _FAR, args.scenes // 5
         unseen = labelled(pool, args, args.model, far, count, seed, combinations="unseen")
         damaged = labelled(pool, args, args.model, far, count, seed, change="other")
@@ -143,21 +175,21 @@ def measure_model(pool: ProcessPoolExecutor, args: argparse.Namespace) -> list[C
             others[name].append(expected_calibration_error(shifted.after(head), shifted.correct))
     print(f"- Model {heads[0].model_id}, head on {', '.join(heads[0].features)}")
     print(f"- {args.seeds} seeds, {args.labels:,} scenes to fit, {args.scenes:,} to measure\n")
-    print("| | mean log-prob | head |\n|---|---|---|")
+    print("| | mean log-prob | head without verifier | head |\n|---|---|---|---|")
     for name in found[0]:
-        pairs = np.array([one[name] for one in found])
-        print(f"| {name} | {spread(pairs[:, 0])} | {spread(pairs[:, 1])} |")
+        columns = np.array([one[name] for one in found]).T
+        print(f"| {name} | {' | '.join(map(spread, columns))} |")
     for name, values in others.items():
-        print(f"| ECE, {name} ({args.scenes // 5:,} scenes) | | {spread(values)} |")
-    excess = np.array([one["excess AURC"] for one in found])
-    print(f"\n- Excess AURC changes by {spread(excess[:, 1] / excess[:, 0] - 1, '.1%')}")
+        print(f"| ECE, {name} ({args.scenes // 5:,} scenes) | | | {spread(values)} |")
+    excess = np.array([one["excess AURC"] for one in found]).T
+    print(f"\n- Excess AURC changes by {spread(excess[2] / excess[0] - 1, '.1%')}")
     return heads
 
 
-def figures(test: Labelled, head: ConfidenceHead) -> dict[str, tuple[float, float]]:
-    """Return figures of the uncalibrated confidence and of the head, by what they are."""
-    scores = (test.before, test.after(head))
-    found = {"true captions": (test.correct.mean(),) * 2}
+def figures(test: Labelled, *heads: ConfidenceHead) -> dict[str, tuple[float, ...]]:
+    """Return figures of the uncalibrated confidence and of heads, by what they are."""
+    scores = (test.before, *map(test.after, heads))
+    found = {"true captions": (test.correct.mean(),) * len(scores)}
     parts = {"": np.ones_like(test.correct)}
     parts |= {f", {kind}": test.kinds == kind for kind in np.unique(test.kinds)}
     lengths = np.array([row["num_tokens"] for row in test.rows])
@@ -166,10 +198,53 @@ def figures(test: Labelled, head: ConfidenceHead) -> dict[str, tuple[float, floa
     places = np.searchsorted(edges, lengths)
     parts |= {f", {name}": places == place for place, name in enumerate(names)}
     for name, rows in parts.items():
-        found[f"AUROC{name}"] = _both(auroc, scores, test.correct, rows)
-    found["excess AURC"] = _both(excess_aurc, scores, test.correct, parts[""])
-    found["ECE"] = _both(expected_calibration_error, scores, test.correct, parts[""])
+        found[f"AUROC{name}"] = _each(auroc, scores, test.correct, rows)
+    found["excess AURC"] = _each(excess_aurc, scores, test.correct, parts[""])
+    found["ECE"] = _each(expected_calibration_error, scores, test.correct, parts[""])
     return found
+
+
+def measure_labels(pool: ProcessPoolExecutor, args: argparse.Namespace) -> None:
+    """Print what a verifier and its head are worth that learn from the same few labels."""
+    found: dict[int, list[tuple[float, float]]] = {count: [] for count in _FEW}
+    for seed in range(args.seeds):
+        known = dict(with_evidence=True, seed=seed)
+        labels = labelled(pool, args, args.model, _FITTED, max(_FEW), **known)
+        test = labelled(pool, args, args.model, TEST, args.scenes // 5, **known)
+        words = [torch.from_numpy(one) for one in test.evidence]
+        for count, figures in found.items():
+            head, verifier = taught(labels, count, args.model)
+            verified = Labelled(
+                with_logits(test.rows, verifier.logits(words)), test.correct, test.kinds, []
+            )
+            first = Labelled(labels.rows[:count], labels.correct[:count], labels.kinds[:count], [])
+            plainer = fitted(first, args.model, verified=False)
+            scores = (test.after(plainer), verified.after(head))
+            figures.append(_each(auroc, scores, test.correct, np.ones_like(test.correct)))
+    print("\n| labels | AUROC, head without verifier | AUROC, head and verifier |\n|---|---|---|")
+    for count, values in found.items():
+        print(f"| {count:,} | {' | '.join(map(spread, np.array(values).T))} |")
+    print(f"\n- Both learned from the same labels; measured on {args.scenes // 5:,} scenes a seed")
+
+
+def taught(labels: Labelled, count: int, model: str) -> tuple[ConfidenceHead, Verifier]:
+    """Learn verifier and head from the first labels, as `calibrate --verifier` does."""
+    captioner = _captioner(model, ())
+    ids = {"model_id": captioner.model_id, "decoding": captioner.decoding.id}
+    groups = [str(number) for number in range(count)]
+    evidence = [torch.from_numpy(words) for words in labels.evidence[:count]]
+    correct = labels.correct[:count]
+    learned = learn(evidence, correct.tolist(), groups)
+    rows = with_logits(labels.rows[:count], learned.logits.tolist())
+    head = fit(rows, correct, groups, verifier=learned.verifier.id, **ids).head
+    return head, learned.verifier
+
+
+def with_logits(
+    rows: Sequence[dict[str, float]], logits: Sequence[float]
+) -> list[dict[str, float]]:
+    """Return features with what a verifier says."""
+    return [{**row, "verifier_logit": logit} for row, logit in zip(rows, logits, strict=True)]
 
 
 def measure_photographs(
@@ -198,59 +273,88 @@ def measure_photographs(
 
 def measure_weak(pool: ProcessPoolExecutor, args: argparse.Namespace) -> None:
     """Print what share of a weak model's captions reviewers must see for 95% to be right."""
-    shares, accuracies = [], []
-    for seed in range(args.seeds):
-        labels = labelled(pool, args, args.weak, VALIDATION, args.labels, seed, change="plain")
-        head = fitted(labels, args.weak)
-        test = labelled(pool, args, args.weak, TEST, args.scenes, seed, change="plain")
-        accuracies.append(float(test.correct.mean()))
-        shares.append(
-            [
-                share_reviewed_for(s, test.correct, _ACCURACY)
-                for s in (test.before, test.after(head))
-            ]
-        )
-    before, after = np.array(shares).T
+    shares, found = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        model = with_verifier(pool, args, folder)
+        for seed in range(args.seeds):
+            labels = labelled(pool, args, model, _FITTED, args.labels, seed, change="plain")
+            head, plainer = fitted(labels, model), fitted(labels, model, verified=False)
+            test = labelled(pool, args, model, TEST, args.scenes, seed, change="plain")
+            found.append(figures(test, plainer, head))
+            scores = (test.before, test.after(plainer), test.after(head))
+            shares.append([share_reviewed_for(s, test.correct, _ACCURACY) for s in scores])
+    accuracies = [one["true captions"][0] for one in found]
     print(f"- Weak model {head.model_id}, plain scenes: {spread(accuracies, '.1%')} true")
+    names = ("mean log-prob", "head without verifier", "head")
+    for name, values in zip(names, np.array([one["AUROC"] for one in found]).T, strict=True):
+        print(f"- Its AUROC, {name}: {spread(values)}")
+    told = (
+        f"{name} {spread(values, '.1%')}"
+        for name, values in zip(names, np.array(shares).T, strict=True)
+    )
     print(
-        f"- Its share reviewed for {_ACCURACY:.0%} right: mean log-prob {spread(before, '.1%')}, "
-        f"head {spread(after, '.1%')}, in random order "
+        f"- Its share reviewed for {_ACCURACY:.0%} right: {', '.join(told)}, in random order "
         f"{1 - (1 - _ACCURACY) / (1 - fmean(accuracies)):.1%}"
     )
 
 
-def measure_cost(args: argparse.Namespace, count: int = 512, rounds: int = 7) -> None:
+def with_verifier(pool: ProcessPoolExecutor, args: argparse.Namespace, folder: str) -> str:
+    """Copy the weak model with a head and a verifier, as `calibrate --verifier` makes them."""
+    count = args.weak_labels
+    labels = labelled(
+        pool, args, args.weak, _VERIFIED, count, 0, change="plain", with_evidence=True
+    )
+    torch.set_num_threads(args.processes)  # The other processes rest.
+    head, verifier = taught(labels, count, args.weak)
+    _one_thread()
+    model = str(shutil.copytree(args.weak, folder, dirs_exist_ok=True))
+    save_heads(model, [head], [verifier])
+    return model
+
+
+def measure_cost(args: argparse.Namespace, count: int = 512, rounds: int = 9) -> None:
     """Print what features, head and the image-information score add to a caption's time."""
     plain, informed = (_captioner(args.model, extras) for extras in ((), ("image_information",)))
     images = [plain.prepare(render(scene)) for scene in SAMPLERS["all"](TEST, count)]
     rows = _caption_scenes(Job(args.model, VALIDATION, 600))
     head = fitted(rows, args.model)
     statistics = FeatureStatistics.parse((Path(args.model) / "statistics.safetensors").read_bytes())
+    verifier = load_verifier(args.model, head.verifier) if head.verifier else None
+    words = Words(plain.tokenizer.start_of(""), plain.tokenizer.end)
     with torch.inference_mode():
         pixels = torch.from_numpy(np.stack([item.pixels for item in images]))
         memory = plain.model.encode(pixels)
-        words = Words(plain.tokenizer.start_of(""), plain.tokenizer.end)
-        decoded = decode(plain.model.decoder, memory, plain.decoding, words)
-    shares = []
+    decoder = plain.model.decoder
+
+    def captioned(keep: bool) -> list[Decoded]:
+        return decode(decoder, memory, plain.decoding, words, keep_outputs=keep)
+
+    decoded, shares = captioned(keep=True), []
     for _ in range(rounds):
         all_of_it = _seconds(lambda: plain.caption(images))
         with_information = _seconds(lambda: informed.caption(images))
-        distance = _seconds(lambda: statistics.distance(memory))
-        found = _seconds(lambda: [features(one, words.end) for one in decoded])
+        added = _seconds(lambda: statistics.distance(memory))
+        added += _seconds(lambda: [features(one, words.end) for one in decoded])
+        if verifier is not None:
+            added += _seconds(lambda: verifier.logits(evidence(decoder, memory, decoded)))
+            added += _seconds(lambda: captioned(keep=True))
+            added -= _seconds(lambda: captioned(keep=False))
         said = _seconds(lambda: [head.probability(row) for row in rows.rows[:count]])
-        alone = all_of_it - distance - found
-        shares.append(((distance + found + said) / alone, with_information / all_of_it - 1))
+        alone = all_of_it - added
+        shares.append(((added + said) / alone, with_information / all_of_it - 1))
     default, information = np.median(shares, 0)
     print(f"- Default features and head add {default:.1%} to the model's time, one thread")
     print(f"- The image-information score adds {information:.1%} more")
 
 
-def fitted(labels: Labelled, model: str) -> ConfidenceHead:
-    """Fit a head."""
+def fitted(labels: Labelled, model: str, *, verified: bool = True) -> ConfidenceHead:
+    """Fit a head; with the model's verifier, if it has one and that is wanted."""
     captioner = _captioner(model, ())
     groups = [str(number) for number in range(len(labels.rows))]
-    model_id, decoding = captioner.model_id, captioner.decoding.id
-    return fit(labels.rows, labels.correct, groups, model_id=model_id, decoding=decoding).head
+    ids = {"model_id": captioner.model_id, "decoding": captioner.decoding.id}
+    head = head_for(load_heads(model), **ids)
+    verifier = head.verifier if head and verified else None
+    return fit(labels.rows, labels.correct, groups, verifier=verifier, **ids).head
 
 
 def labelled(
@@ -263,6 +367,7 @@ def labelled(
     *,
     combinations: Combinations = "all",
     change: str = "drawn",
+    with_evidence: bool = False,
 ) -> Labelled:
     """Caption scenes in all processes."""
     starts = range(0, count, _CHUNK)
@@ -274,6 +379,7 @@ def labelled(
             combinations,
             change,
             tuple(args.features),
+            with_evidence,
         )
         for start in starts
     ]
@@ -282,6 +388,7 @@ def labelled(
         [row for part in parts for row in part.rows],
         np.concatenate([part.correct for part in parts]),
         np.concatenate([part.kinds for part in parts]),
+        [words for part in parts for words in part.evidence],
     )
 
 
@@ -308,17 +415,22 @@ def _caption_scenes(job: Job) -> Labelled:
     captioner = _captioner(job.model, job.extras)
     every = SAMPLERS[job.combinations](job.first, job.count)
     rows: list[dict[str, float]] = []
-    correct, kinds = [], []
+    correct, kinds, evidence = [], [], []
     while scenes := list(islice(every, 50)):
         changed = [_changed(scene, job.change) for scene in scenes]
-        captions = captioner.caption([captioner.prepare(image) for image, _ in changed])
+        images = [captioner.prepare(image) for image, _ in changed]
+        if job.with_evidence:
+            captions, known = captioner.caption_with_evidence(images)
+            evidence += [words.numpy() for words in known]
+        else:
+            captions = captioner.caption(images)
         rows += [dict(caption.features) for caption in captions]
         kinds += [kind for _, kind in changed]
         correct += [
             judge(caption.text, scene, None).true
             for caption, scene in zip(captions, scenes, strict=True)
         ]
-    return Labelled(rows, np.array(correct, np.bool_), np.array(kinds, np.str_))
+    return Labelled(rows, np.array(correct, np.bool_), np.array(kinds, np.str_), evidence)
 
 
 def _changed(scene: Scene, change: str) -> tuple[Image.Image, str]:
@@ -368,14 +480,13 @@ def _photographs(
     return rows
 
 
-def _both(
+def _each(
     measure: Callable[..., float],
-    scores: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    scores: tuple[npt.NDArray[np.float64], ...],
     correct: npt.NDArray[np.bool_],
     rows: npt.NDArray[np.bool_],
-) -> tuple[float, float]:
-    before, after = (measure(score[rows], correct[rows]) for score in scores)
-    return before, after
+) -> tuple[float, ...]:
+    return tuple(measure(score[rows], correct[rows]) for score in scores)
 
 
 def spread(values: Sequence[float] | npt.NDArray[np.float64], form: str = ".3f") -> str:
