@@ -91,8 +91,9 @@ model: $(VENV)/installed-training ## train the embedded model from nothing (some
 	    --thaw none --caption_weight 0 --label_weight 0 --box_weight 0 --mask_width 8 --seed 2 \
 	    --epochs 4 --learning_rate 3e-3 --output $(RUN)/model
 	for language in "" "--language en" "--language zh"; do $(BIN)/captioner calibrate $$language \
-	    --calibration sigmoid --model $(RUN)/model/last --labels scenes:8000 \
+	    --verifier --calibration sigmoid --model $(RUN)/model/last --labels scenes:16000 \
 	    --output $(RUN)/model/last; done
+	rm -f captioner/data/embedded/verifier-*.safetensors
 	cp $(RUN)/model/last/*.json $(RUN)/model/last/*.safetensors captioner/data/embedded/
 
 bench: install-test ## measure the embedded model's accuracy and speed
