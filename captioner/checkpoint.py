@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from captioner.confidence.head import load_heads, load_verifier
+from captioner.confidence.head import HeadError, load_heads, load_verifier
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import DECODERS
 from captioner.devices import choose_device
@@ -104,7 +104,13 @@ def _verifier(path: str, model_id: str, decoding: str) -> Verifier | None:
     """Return the verifier of a folder's confidence head for a way of decoding, if it has one."""
     for head in load_heads(path):
         if (head.model_id, head.decoding) == (model_id, decoding) and head.verifier:
-            return load_verifier(path, head.verifier)
+            try:
+                return load_verifier(path, head.verifier)
+            except HeadError:
+                # Heads that were replaced in between name another; what is broken stays so.
+                if head in load_heads(path):
+                    raise
+                return _verifier(path, model_id, decoding)
     return None
 
 

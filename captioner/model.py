@@ -224,6 +224,19 @@ class AttentionCaptioner:
         self.model = model.to(self._device, _DTYPES[self._decoding.precision])
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model.eval()
+        self._check_fits(verifier)
+
+    def _check_fits(self, verifier: Verifier | None) -> None:
+        if verifier is None:
+            return
+        word = self.model.decoder.read_as(torch.zeros(1, dtype=torch.long, device=self._device))
+        size = 2 * word.shape[1] + self.model.encoder.feature_size + 2
+        if len(verifier.mean) != size:
+            raise ModelLoadError(
+                f"verifier {verifier.id} judges words by {len(verifier.mean)} figures, but model "
+                f"{self._model_id} knows {size} of each; learn it anew: captioner calibrate "
+                "--verifier"
+            )
 
     def _checked(self, extras: Sequence[str]) -> tuple[str, ...]:
         for name in extras:
@@ -272,6 +285,11 @@ class AttentionCaptioner:
         return ClassNames(*(() if part is None else part.classes for part in parts))
 
     @property
+    def verifier_id(self) -> str | None:
+        """The id of the verifier that judges its captions, if there is one."""
+        return None if self._verifier is None else self._verifier.id
+
+    @property
     def fills(self) -> tuple[str, ...]:
         """Columns and features that it fills in every row, of those that not all models fill.
 
@@ -311,7 +329,8 @@ class AttentionCaptioner:
         """
         captions, decoded, memory = self._captioned(batch, keep_outputs=True)
         found = evidence(self.model.decoder, memory, decoded)
-        return captions, [one.half().cpu() for one in found]
+        most = torch.finfo(torch.float16).max
+        return captions, [one.clamp(-most, most).half().cpu() for one in found]
 
     @torch.inference_mode()
     def _captioned(
@@ -433,7 +452,7 @@ class AttentionCaptioner:
             ),
             attention=attention,
             features=features(decoded, self._words.end) | told | self._agreement(text, likely),
-            verifier=None if self._verifier is None else self._verifier.id,
+            verifier=self.verifier_id,
             annotations=found,
         )
 

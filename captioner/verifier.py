@@ -74,6 +74,8 @@ class Verifier:
                 raise ValueError(f"{name} holds what is no number")
         if (self.scale <= 0).any():
             raise ValueError("scale holds a number that is not above 0")
+        if (self.images.diff() <= 0).any():
+            raise ValueError("images is not sorted, each once")
 
     @cached_property
     def id(self) -> str:

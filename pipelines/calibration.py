@@ -1,8 +1,9 @@
 """The commands `calibrate` and `rescore`."""
 
 import argparse
+from typing import Any
 
-from captioner.confidence.fitting import FitError, fit
+from captioner.confidence.fitting import FitError, Fitted, fit
 from captioner.confidence.head import (
     HEADS_FILE,
     VERIFIED,
@@ -58,35 +59,58 @@ def calibrate(args: argparse.Namespace) -> int:
     try:
         if args.verifier:
             verifier = _learn(labels, args.fold_seed)
-        fitted = fit(
-            labels.rows,
-            labels.correct,
-            labels.groups,
-            model_id=captioner.model_id,
-            decoding=decoding.id,
-            calibration=args.calibration,
-            seed=args.fold_seed,
-            all_labels=args.no_guarantee or _spent(present),
-            verifier=None if verifier is None else verifier.id,
-        )
+        fitted = _fit(args, labels, captioner, verifier, present)
     except FitError as error:
         raise UsageError(f"--labels {redact(args.labels)}: {error} ({summary})") from error
     for name in missing:
         data = storage.read_bytes(storage.join(source, name))
         storage.write_bytes_atomically(storage.join(target, name), data)
-    if verifier is not None and fitted.head.verifier is None:
-        say(
-            f"verifier {verifier.id} is left out: of some of these captions it has not said "
-            "anything, or of all the same. Learn another: --verifier"
-        )
-        verifier = None
-    made = KeptHead(fitted.head, verifier)
+    made = KeptHead(fitted.head, verifier if fitted.head.verifier else None)
     every = [*others, made]
     save_heads(target, [one.head for one in every], [one.verifier for one in every if one.verifier])
     print(summary)
     print("\n".join(fitted.report.lines()))
     _say_what_next(made, args, redact(target).removeprefix("file://"))
     return EXIT_DONE
+
+
+def _fit(
+    args: argparse.Namespace,
+    labels: Labels,
+    captioner: Captioner,
+    verifier: Verifier | None,
+    present: KeptHead | None,
+) -> Fitted:
+    """Fit a head, without a verifier that tells nothing of captions that are new to it.
+
+    A head that held its word against a caption would turn its memory upside down.
+
+    Raises:
+        FitError: if nothing can be fitted.
+    """
+    settings: dict[str, Any] = {
+        "model_id": captioner.model_id,
+        "decoding": captioner.decoding.id,
+        "calibration": args.calibration,
+        "seed": args.fold_seed,
+    }
+    known = labels.rows, labels.correct, labels.groups
+    if verifier is not None:
+        spent = present is not None and present.head.all_labels
+        all_labels = args.no_guarantee or spent
+        fitted = fit(*known, **settings, all_labels=all_labels, verifier=verifier.id)
+        if dict(zip(fitted.head.features, fitted.head.weights, strict=True)).get(VERIFIED, 0) > 0:
+            if spent:
+                say(
+                    "no guarantee can rest on this head, as on the one before: its verifier may "
+                    "have learned from all labels. Learn it anew: --verifier"
+                )
+            return fitted
+        say(
+            f"verifier {verifier.id} is left out: of captions new to it, it does not tell right "
+            "ones from wrong ones. Learn another from more labels: --verifier"
+        )
+    return fit(*known, **settings, all_labels=args.no_guarantee)
 
 
 def _learn(labels: Labels, seed: int) -> Verifier:
@@ -253,14 +277,3 @@ def _folder(model: str) -> str:
             f"hf download {redact(model)} --local-dir FOLDER"
         )
     return folder
-
-
-def _spent(present: KeptHead | None) -> bool:
-    """Say whether the verifier that is kept may have learned from labels kept for guarantees."""
-    spent = present is not None and present.head.all_labels
-    if spent:
-        say(
-            "no guarantee can rest on this head, as on the one before: its verifier may have "
-            "learned from all labels. Learn it anew: --verifier"
-        )
-    return spent

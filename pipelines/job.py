@@ -38,6 +38,7 @@ from pipelines.done import lost_by
 from pipelines.listing import ImageRef, ListingCounts, list_images
 from pipelines.local import Listed, LocalRun, RunError, explain, opened
 from pipelines.manifest import start_run
+from pipelines.models import check_verifier
 from pipelines.next_command import plan_command, push_command
 from pipelines.options import (
     EXIT_DONE,
@@ -75,6 +76,7 @@ def annotate(args: argparse.Namespace, beam_args: Sequence[str]) -> int:
     if promoted is not None:
         promoted.check(captioner)
     config = _config(args, output, captioner)
+    check_verifier(captioner, config)
     # Before hours of captioning: that captions then have no plan is told too late.
     try:
         check_head(review.rules.guarantee, None if config.head is None else config.head.id)

@@ -8,6 +8,7 @@ from captioner.confidence.head import (
     HEADS_FILE,
     VERIFIER_FILES,
     ConfidenceHead,
+    HeadError,
     load_heads,
     load_verifier,
 )
@@ -40,7 +41,7 @@ def other_heads(source: str, target: str, captioner: Captioner) -> list[KeptHead
     """Return the heads for other decodings of this model, the target's before the source's.
 
     Raises:
-        HeadError: if heads cannot be read, or the verifier of one.
+        HeadError: if heads cannot be read.
     """
     found: dict[str, tuple[ConfidenceHead, str]] = {}
     for folder in (source, target):
@@ -50,7 +51,13 @@ def other_heads(source: str, target: str, captioner: Captioner) -> list[KeptHead
             else:
                 say(f"left out: a head for {head.model_id}, which is not this model")
     found.pop(captioner.decoding.id, None)
-    return [KeptHead.of(head, folder) for head, folder in found.values()]
+    kept = []
+    for head, folder in found.values():
+        try:
+            kept.append(KeptHead.of(head, folder))
+        except HeadError as error:  # It must not keep others from being made.
+            say(f"left out: the head for decoding {head.decoding}. {error}")
+    return kept
 
 
 def verified_head(source: str, captioner: Captioner) -> KeptHead | None:

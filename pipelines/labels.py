@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from captioner.confidence.guarantee import kept_for_guarantees
-from captioner.confidence.head import VERIFIED
 from captioner.confidence.labels import Labels
 from captioner.confidence.verification import MOST_CAPTIONS
 from captioner.verifier import Verifier
@@ -25,6 +24,7 @@ _COLUMNS = [*_KEY, "shown_caption", "verdict", "reviewed_at"]
 _Review = dict[str, Any]
 
 _OF_LEARNED_IMAGES = "are of images that the verifier learned from (learn it anew: --verifier)"
+_UNVERIFIED = "lack what the model's verifier says (fill it: captioner annotate --refill)"
 """Why labels are left out."""
 
 
@@ -36,7 +36,7 @@ class LabelledCaption:
         image_id: of its image.
         caption: its text.
         correct: whether it is right.
-        features: of it; what another verifier than the wanted one said is none of them.
+        features: of it.
         uris: where its image is, sorted.
     """
 
@@ -62,6 +62,7 @@ class Joined:
         other_captions: how many are of another text than the caption.
         kept: how many are kept for guarantees.
         learned: how many are of images that the verifier learned from.
+        unverified: how many are of captions of which the verifier has not said anything.
         beyond: how many are more than a verifier learns from.
         unreadable: how many are of images that cannot be read or captioned any more.
         changed: how many are of images that have other bytes now.
@@ -78,6 +79,7 @@ class Joined:
     other_captions: int = 0
     kept: int = 0
     learned: int = 0
+    unverified: int = 0
     beyond: int = 0
     unreadable: int = 0
     changed: int = 0
@@ -104,6 +106,7 @@ class Joined:
             (self.other_captions, "are for another caption than the image has"),
             (self.kept, "are kept for guarantees (use them: --no_guarantee)"),
             (self.learned, _OF_LEARNED_IMAGES),
+            (self.unverified, _UNVERIFIED),
             (
                 self.beyond,
                 f"are more than the {MOST_CAPTIONS:,} that a verifier learns from, by a hash of "
@@ -138,8 +141,8 @@ def join(
         decoding: id of the decoding configuration of these captions.
         keep_for_guarantees: leave out what may certify: the half of the images that
             `kept_for_guarantees` names.
-        verifier: that the head may look at. What another one said is no feature, and images that
-            it learned from are left out.
+        verifier: that the head looks at. Captions of which it has not said anything, and images
+            that it learned from, are left out.
 
     Raises:
         UsageError: if there are no such captions, or no reviews of them.
@@ -149,7 +152,9 @@ def join(
     joined = Joined()
     reviews = list(_wanted(_reviews(labels), joined, model_id, decoding))
     output = Output(captions)
-    rows = _rows(output, {review["image_id"] for review in reviews}, model_id, decoding)
+    wanted = {review["image_id"] for review in reviews}
+    verifier_id = None if verifier is None else verifier.id
+    rows = _rows(output, wanted, model_id, decoding, verifier_id)
     images = {image for image, _ in rows}
     newest: dict[tuple[str, str], _Review] = {}
     for review in reviews:
@@ -168,10 +173,13 @@ def join(
     if verifier is not None:
         unseen = {key: one for key, one in newest.items() if not verifier.saw(key[0])}
         joined.learned, newest = len(newest) - len(unseen), unseen
+        told = {key: one for key, one in newest.items() if rows[key].verifier_id == verifier.id}
+        joined.unverified, newest = len(newest) - len(told), told
     for key, review in newest.items():
         correct = review["verdict"] == Verdict.ACCEPTED.value
-        features, uris = rows[key].features_for(verifier), tuple(sorted(rows[key].uris))
-        joined.captions.append(LabelledCaption(*key, correct, features, uris))
+        row = rows[key]
+        uris = tuple(sorted(row.uris))
+        joined.captions.append(LabelledCaption(*key, correct, row.features, uris))
     if not joined.reviews:
         raise UsageError(
             f"{redact(labels)} holds no reviews; bring back what people said with captioner review "
@@ -248,16 +256,14 @@ class _Row:
     verifier_id: str | None
     uris: list[str]
 
-    def features_for(self, verifier: Verifier | None) -> dict[str, float | None]:
-        if verifier is not None and verifier.id == self.verifier_id:
-            return self.features
-        return {**self.features, VERIFIED: None}
-
 
 def _rows(
-    output: Output, images: set[str], model_id: str, decoding: str
+    output: Output, images: set[str], model_id: str, decoding: str, verifier_id: str | None
 ) -> dict[tuple[str, str], _Row]:
-    """Return what there is of some images, by image and text of the caption."""
+    """Return what there is of some images, by image and text of the caption.
+
+    Of several rows of a caption it is one of which the wanted verifier said something.
+    """
     ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
     wanted = ours & pc.field("image_id").isin(pa.array(sorted(images), pa.string()))
     columns = ["image_id", "caption", "features", "verifier_id", "uri"]
@@ -265,8 +271,12 @@ def _rows(
     for _, table in output.tables("captions", columns, wanted):
         for row in table.to_pylist():
             key = row["image_id"], row["caption"]
-            uris = found[key].uris if key in found else []
-            found[key] = _Row(row["features"] or {}, row["verifier_id"], [*uris, row["uri"]])
+            before = found.get(key)
+            if before is not None:
+                before.uris.append(row["uri"])
+            if before is None or row["verifier_id"] == verifier_id:
+                uris = [row["uri"]] if before is None else before.uris
+                found[key] = _Row(row["features"] or {}, row["verifier_id"], uris)
     return found
 
 

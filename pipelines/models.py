@@ -5,6 +5,7 @@ from apache_beam.utils.shared import Shared
 
 from captioner.contract import Captioner, ModelLoadError
 from captioner.loading import load
+from captioner.model import AttentionCaptioner
 from pipelines.config import AnnotateConfig
 
 
@@ -22,10 +23,24 @@ def acquire(shared: Shared, config: AnnotateConfig) -> Captioner:
                 f"{config.model} is now {captioner.model_id}, but the run began with "
                 f"{config.model_id}. Start the run again, with a model that stays as it is."
             )
+        check_verifier(captioner, config)
         return captioner
 
     captioner: Captioner = shared.acquire(load_once, tag=_tag(config))
     return captioner
+
+
+def check_verifier(captioner: Captioner, config: AnnotateConfig) -> None:
+    """Check that captions are judged by the verifier that the run's head looks at.
+
+    Raises:
+        ModelLoadError: if the model's heads were replaced since the run began.
+    """
+    if isinstance(captioner, AttentionCaptioner) and captioner.verifier_id != config.verifier:
+        raise ModelLoadError(
+            f"{config.model} has verifier {captioner.verifier_id} now, but the run began with "
+            f"{config.verifier}. Start the run again, with a model that stays as it is."
+        )
 
 
 def keep_loaded(shared: Shared, captioner: Captioner, config: AnnotateConfig) -> None:

@@ -177,6 +177,11 @@ def _sources(captions: ReviewedCaptions, found: Quality) -> Iterable[str]:
             "some of them. The interval holds whether those are all wrong or all right; have the "
             "audited ones reviewed first"
         )
+    if captions.learned:
+        yield (
+            f"{captions.learned:,} audited captions more are known, but stand for no others: the "
+            "verifier may have learned from them"
+        )
     if captions.unused:
         yield (
             f"{captions.unused:,} reviewed images are neither audited nor among the least "
@@ -206,6 +211,8 @@ def _wanted(
     if needed > waiting and found.accepted is not None:
         # What is drawn of the queued ones tells nothing new.
         more = found.audit / found.captions.rows + (needed - waiting) / found.accepted.rows
+        # Where only half of what is drawn stands for others, twice as much has to be.
+        more *= captions.drawn_for_one
         share = min(math.ceil(1000 * more) / 10, 100.0)
         yield (
             f"{waiting:,} wait for review; to draw the others, plan with your rules and a larger "

@@ -18,6 +18,8 @@ from schemas.tables import TABLES
 
 _NEARLY_ALL = 0.95
 """Near-duplicates of what was reviewed are not queued, so some captions are always missing."""
+_KEPT = 0.5
+"""Of all images, those whose labels fit no confidence head."""
 _NOT_QUEUED: tuple[frozenset[str], float] = (frozenset(), float("nan"))
 
 
@@ -46,7 +48,10 @@ class ReviewedCaptions:
         uris: of the captions, the least sure first, by uri where confidence is equal, [N].
         reviewed: in the same order, for estimates.
         audited: the judged part of the audit.
-        audit: how many captions the audit drew, judged or not, each the first of its image.
+        audit: how many captions the audit drew, judged or not, each the first of its image, of
+            those that may stand for others.
+        learned: how many judged ones it drew besides, from which a verifier may have learned.
+        drawn_for_one: how many the audit draws, on the whole, for one that may stand for others.
         deferred: how many of the queued captions wait for the review of a near-duplicate.
         unreviewed: how many of the accepted captions are of images that nobody has judged.
         uncalibrated: how many have a confidence that is no probability.
@@ -59,6 +64,8 @@ class ReviewedCaptions:
     reviewed: Reviewed
     audited: Audited
     audit: int
+    learned: int
+    drawn_for_one: float
     deferred: int
     unreviewed: int
     uncalibrated: int
@@ -81,11 +88,16 @@ def read_reviewed(output: Output, model_id: str, decoding: str) -> ReviewedCapti
     a caption leaves that once it is reviewed, and what only the audit brought to a reviewer could
     not be told from what a rule did.
 
+    A verifier knows the captions whose labels it learned from, so that the confidence of those is
+    not like that of others. Where captions have what a verifier says, an audited one stands for
+    others only if its label is kept from heads (`kept_for_guarantees`), which is half of them: so
+    it stands for twice as many. The other half is known, and stands for itself.
+
     Raises:
         ValueError: if a confidence is no probability, or an audited caption has none.
     """
     ours = (pc.field("model_id") == model_id) & (pc.field("decoding") == decoding)
-    names = ["image_id", "uri", "confidence", "confidence_kind"]
+    names = ["image_id", "uri", "confidence", "confidence_kind", "verifier_id"]
     captions = _read(output, "captions", names, ours)
     captions = captions.sort_by([("confidence", "ascending"), ("uri", "ascending")])
     uris, images = captions["uri"].to_pylist(), captions["image_id"].to_pylist()
@@ -104,8 +116,13 @@ def read_reviewed(output: Output, model_id: str, decoding: str) -> ReviewedCapti
     useful = {images[row] for row in np.flatnonzero(judged & (in_audit | queued))}
     used = np.array([image in useful for image in images], np.bool_)
     in_audit &= first_of_image(captions)
-    drawn = judged & in_audit
     kept = np.array([kept_for_guarantees(image) for image in images], np.bool_)
+    verified = pc.is_valid(captions["verifier_id"]).to_numpy()
+    learned = in_audit & verified & ~kept
+    in_audit &= ~learned
+    # Of those that are not known by being in the other half.
+    probability[verified] *= _KEPT / (1 - probability[verified] * (1 - _KEPT))
+    drawn = judged & in_audit
     copies = Counter(images)
     standing = _standing(probability, np.array([copies[image] for image in images], np.float64))
     said = {image for image, verdict in verdicts.items() if verdict is not None}
@@ -123,6 +140,8 @@ def read_reviewed(output: Output, model_id: str, decoding: str) -> ReviewedCapti
         ),
         audited=Audited(confidence[drawn], correct[drawn], probability[drawn], kept[drawn]),
         audit=int(in_audit.sum()),
+        learned=int((learned & judged).sum()),
+        drawn_for_one=1 / _KEPT if verified.any() else 1.0,
         deferred=sum(ReviewReason.DEFERRED in found for found in reasons),
         unreviewed=int((~queued & ~judged).sum()),
         uncalibrated=int(pc.sum(kinds).as_py() or 0),

@@ -38,11 +38,15 @@ FORMAT_VERSION = 1
 
 VERIFIED = "verifier_logit"
 """The feature that a verifier gives."""
-VERIFIER_FILES = "verifier-*.safetensors"
+VERIFIER_FILES = f"verifier-{'[0-9a-f]' * 12}.safetensors"
 """In a model's folder, beside the heads that name them: each is called by its content."""
 
 _MAX_BYTES = 64 << 20
 _NAMES = tuple(name for name, _ in FEATURES)
+_ANEW = (
+    "learn it anew (captioner calibrate --verifier, with the decoding options of that head), or "
+    f"remove {HEADS_FILE}"
+)
 _REMEDY = "calibrate the model again (captioner calibrate), or remove the file"
 
 
@@ -230,7 +234,7 @@ def save_heads(
     """Write the heads of a model's folder in place of those that it has, whole or not at all.
 
     Verifiers are written before the heads that name them, and those that no head names any more
-    are removed after: a reader finds what it needs at any time.
+    are removed after, so that a folder is whole at any time.
 
     Args:
         path: the folder, local or on any file system that fsspec knows; made where missing.
@@ -259,9 +263,13 @@ def save_heads(
         named = {verifier_file(head.verifier) for head in heads if head.verifier}
         there = {name.rpartition("/")[2]: name for name in fs.ls(folder, detail=False)}
         if lacking := sorted(named - there.keys()):
-            raise HeadError(f"{redact(path)}: there is no {lacking[0]}, which a head names")
+            raise HeadError(
+                f"{redact(path)}: there is no {lacking[0]}, which a head names; give that verifier "
+                "with the head"
+            )
         _put(fs, f"{folder}/{HEADS_FILE}", json.dumps(content, indent=2).encode())
-        for name in fnmatch.filter(there, f"{VERIFIER_FILES}*"):  # Torn ones, too.
+        torn = fnmatch.filter(there, f"{VERIFIER_FILES}.new")
+        for name in (*fnmatch.filter(there, VERIFIER_FILES), *torn):
             if name not in named:
                 fs.rm_file(there[name])
     except HeadError:
@@ -287,19 +295,19 @@ def load_verifier(path: str, verifier_id: str) -> Verifier:
     shown = f"{redact(path)}: {name}"
     data = _read(path, name, shown)
     if data is None:
-        raise HeadError(f"{shown} is missing, and {HEADS_FILE} has a head that needs it; {_REMEDY}")
+        raise HeadError(f"{shown} is missing, and {HEADS_FILE} has a head that needs it; {_ANEW}")
     try:
         verifier = Verifier.parse(data)
     except ValueError as error:
-        raise HeadError(f"{shown} cannot be used: {error}; {_REMEDY}") from error
+        raise HeadError(f"{shown} cannot be used: {error}; {_ANEW}") from error
     if verifier.id != verifier_id:
-        raise HeadError(f"{shown} holds another verifier, {verifier.id}; {_REMEDY}")
+        raise HeadError(f"{shown} holds another verifier, {verifier.id}; {_ANEW}")
     return verifier
 
 
 def verifier_file(verifier_id: str) -> str:
     """Return the name of a verifier's file in a model's folder."""
-    return VERIFIER_FILES.replace("*", verifier_id)
+    return f"verifier-{verifier_id}.safetensors"
 
 
 def head_for(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from captioner.confidence.fitting import check_labels, splits_of
+from captioner.confidence.fitting import FitError, check_labels, splits_of
 from captioner.verifier import Verifier, hash_of, logit
 
 MOST_CAPTIONS = 32_768
@@ -61,10 +61,15 @@ def learn(
         seed: of folds, first weights and dropout.
 
     Raises:
-        FitError: if the labels are too few, or of one class.
+        FitError: if the labels are too few, or of one class, or evidence is not all numbers.
     """
     right, images = np.asarray(correct, np.bool_), np.asarray(groups, np.str_)
     check_labels(len(evidence), right, images)
+    for place, words in enumerate(evidence):
+        if not words.isfinite().all():
+            raise FitError(
+                f"what is known of the words of {images[place]} is not all numbers; leave it out"
+            )
     order = np.argsort(images, kind="stable")  # So that the order of captions changes no digit.
     known = [evidence[place] for place in order]
     right, images = right[order], images[order]
@@ -110,11 +115,14 @@ def _learned(
 
 
 def _scales(evidence: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Return mean and scale of each figure, [d] both."""
-    chosen = [evidence[place * len(evidence) // _FOR_SCALES] for place in range(_FOR_SCALES)]
-    words = torch.cat(chosen).double()
+    """Return mean and scale of each figure, [d] both, of captions that are spread evenly."""
+    taken = min(len(evidence), _FOR_SCALES)
+    chosen = [evidence[place * len(evidence) // taken].double() for place in range(taken)]
+    count = sum(map(len, chosen))
+    mean = torch.stack([words.sum(0) for words in chosen]).sum(0) / count
+    square = torch.stack([(words - mean).square().sum(0) for words in chosen]).sum(0) / count
     # What is the same everywhere says nothing, and must not be divided by nothing.
-    return words.mean(0).float(), words.std(0).clamp_min(1e-3).float()
+    return mean.float(), square.sqrt().clamp_min(1e-3).float()
 
 
 def _loss(words: Tensor, lengths: Sequence[int], right: Tensor) -> Tensor:

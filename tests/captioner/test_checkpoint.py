@@ -12,7 +12,12 @@ import torch
 
 from captioner.checkpoint import CheckpointError, load, put_statistics, read, save
 from captioner.confidence.calibration import Sigmoid
-from captioner.confidence.head import ConfidenceHead, load_heads, save_heads
+from captioner.confidence.head import (
+    ConfidenceHead,
+    load_heads,
+    load_verifier,
+    save_heads,
+)
 from captioner.contract import DecodingConfig, ModelLoadError
 from captioner.decoders import LSTMDecoderConfig
 from captioner.encoders import GridEncoderConfig
@@ -472,3 +477,29 @@ class TestVerifier:
         (folder / f"verifier-{verifier.id}.safetensors").unlink()
         with pytest.raises(ModelLoadError, match=f"verifier-{verifier.id}.safetensors is missing"):
             load(str(folder), device="cpu")
+
+    def test_one_of_another_width_is_refused(self, judged):
+        folder, verifier = judged
+        (head,) = load_heads(str(folder))
+        wider = replace(
+            verifier,
+            mean=torch.zeros(len(verifier.mean) + 1),
+            scale=torch.ones(len(verifier.mean) + 1),
+            hidden_weight=torch.zeros(4, len(verifier.mean) + 1).half(),
+        )
+        save_heads(str(folder), [replace(head, verifier=wider.id)], [wider])
+        with pytest.raises(ModelLoadError, match=r"judges words by \d+ figures, but model"):
+            load(str(folder), device="cpu")
+
+    def test_heads_that_are_replaced_in_between_bring_theirs(self, judged, monkeypatch):
+        folder, verifier = judged
+        (head,) = load_heads(str(folder))
+        other = replace(verifier, word_bias=verifier.word_bias + 1)
+
+        def replaced(path, verifier_id):
+            if verifier_id == verifier.id:
+                save_heads(path, [replace(head, verifier=other.id)], [other])
+            return load_verifier(path, verifier_id)
+
+        monkeypatch.setattr("captioner.checkpoint.load_verifier", replaced)
+        assert load(str(folder), device="cpu").verifier_id == other.id

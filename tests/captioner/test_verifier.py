@@ -109,6 +109,7 @@ class TestFile:
             ),
             ({"word_bias": torch.randn(1).double()}, "word_bias is torch.float64"),
             ({"hidden_bias": torch.tensor([0.0, torch.nan, 0.0])}, "hidden_bias holds what is no"),
+            ({"images": torch.tensor([3, 1], dtype=torch.int32)}, "images is not sorted"),
             ({"images": torch.zeros(2)}, "images is torch.float32"),
             ({"mean": torch.zeros(5, 1)}, r"mean is torch.float32 \(5, 1\)"),
         ],

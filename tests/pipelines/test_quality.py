@@ -11,7 +11,8 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from captioner.confidence.quality import estimate
+from captioner.confidence.guarantee import kept_for_guarantees
+from captioner.confidence.quality import by_confidence, estimate
 from captioner.evaluation.selective import review_budget, risk_coverage
 from pipelines.cli import main
 from pipelines.committed import captions_by_model
@@ -203,6 +204,56 @@ class TestReading:
         assert folders(["gs://b/1.jpg", "s3://b/2.jpg"]) == ["gs:", "s3:"]
         assert folders(["zip://in/1.jpg::file:///x/a.zip", "file:///x/b/2.jpg"]) == ["a.zip", "b"]
         assert folders(["file:///x/1.jpg"]) == ["."]
+
+
+def remembered(folder: Path, seed: int, verifier: str | None, count=1500, audit=0.4):
+    """An output whose verifier knows by heart what reviewers said of the images it learned from."""
+    rng = np.random.default_rng(seed)
+    true = rng.beta(3, 2, count)
+    correct = rng.random(count) < true
+    captions, queue, reviews = [], [], []
+    for number in range(count):
+        image, is_drawn = f"i{seed}-{number}", bool(rng.random() < audit)
+        by_heart = is_drawn and not kept_for_guarantees(image)
+        confidence = (0.97 if correct[number] else 0.03) if by_heart else float(true[number])
+        captions.append(caption(number, confidence, image, verifier_id=verifier))
+        if is_drawn:
+            queue.append(queued(captions[-1], "audit", chance=audit))
+            reviews.append(review(image, "accepted" if correct[number] else "edited"))
+    correct_of = dict(zip([row["uri"] for row in captions], correct, strict=True))
+    return write(folder, captions=captions, review=queue, reviews=reviews), correct_of
+
+
+def test_what_a_verifier_may_know_by_heart_stands_for_no_other(tmp_path: Path):
+    """Intervals of bins of confidence, of several draws, hold what is true."""
+    held = []
+    for seed in range(12):
+        output, correct = remembered(tmp_path / str(seed), seed, "0123456789ab")
+        found = read_reviewed(output, "fake@1", "d1")
+        right = np.array([correct[uri] for uri in found.uris])
+        confidence = found.reviewed.confidence
+        least = confidence.min()
+        for low, high, one in by_confidence(found.reviewed):
+            inside = (confidence > low) | ((confidence == least) & (low == least))
+            held.append(one.low <= right[inside & (confidence <= high)].mean() <= one.high)
+        assert found.learned == len(found.reviewed.index) - len(found.audited.correct) > 200
+        assert found.audited.kept.all()
+    assert np.mean(held) > 0.92
+
+
+def test_half_of_the_audit_stands_for_twice_as_many(tmp_path: Path, capsys):
+    output, _ = remembered(tmp_path / "verified", 0, "0123456789ab", audit=0.4)
+    plain, _ = remembered(tmp_path / "plain", 0, None, audit=0.4)
+    found, other = (read_reviewed(one, "fake@1", "d1") for one in (output, plain))
+    # Of 100 captions 20 are in the other half and known; of the other 80, 20 are drawn.
+    assert found.audited.inclusion_probability == pytest.approx(0.25)
+    assert set(other.audited.inclusion_probability) == {0.4}
+    assert (found.drawn_for_one, other.drawn_for_one) == (2.0, 1.0)
+    assert other.learned == 0
+    assert found.audit + found.learned == other.audit
+    main(["quality", output.uri])
+    said = capsys.readouterr().out
+    assert f"{found.learned:,} audited captions more are known, but stand for no others" in said
 
 
 class TestCommand:

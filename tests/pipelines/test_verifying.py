@@ -1,13 +1,14 @@
 """Verifiers: learned, kept, applied and filled, as a person runs the commands."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from apache_beam.utils.shared import Shared
 from torch import Tensor
 
 from captioner.checkpoint import embedded_path
@@ -21,13 +22,14 @@ from captioner.confidence.head import (
     save_heads,
     verifier_file,
 )
-from captioner.contract import Caption, Prepared
+from captioner.contract import Caption, DecodingConfig, ModelLoadError, Prepared
 from captioner.loading import load
 from captioner.scenes import write_folder
 from captioner.verifier import Verifier, hash_of
 from pipelines.cli import main
 from pipelines.config import AnnotateConfig
 from pipelines.labels import Joined, LabelledCaption
+from pipelines.models import acquire
 from pipelines.options import EXIT_DONE, EXIT_FAILED, EXIT_USAGE
 from pipelines.output import Output
 from pipelines.verifying import with_evidence
@@ -35,7 +37,7 @@ from schemas.identity import image_id
 from schemas.tables import REVIEWS
 from tests.fakes import FakeCaptioner
 from tests.pipelines.helpers import colour, rows, write_images
-from tests.pipelines.test_calibration import BEAM, NOON, caption, greedy_head, review, write
+from tests.pipelines.test_calibration import BEAM, GREEDY, NOON, caption, greedy_head, review, write
 
 LOGIT = "verifier_logit"
 SCENES = 60
@@ -53,14 +55,6 @@ def annotate(images: Path, output: Output, model: Path, *flags: str) -> int:
 
 def verifier_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob(VERIFIER_FILES)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hurried() -> Iterator[None]:
-    """Learn for a short time: how well is for others to test."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("captioner.confidence.verification._EPOCHS", 2)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -281,11 +275,15 @@ class TestKept:
         seen = [f"image-{index}" for index in range(40)]
         return tmp_path / "model", with_verifier(verified, tmp_path / "model", seen)
 
-    def reviewed(self, output: Output, model_id: str, verifiers: Sequence[str | None]) -> Output:
+    def reviewed(
+        self, output: Output, model_id: str, verifiers: Sequence[str | None], sign: int = 1
+    ) -> Output:
         captions = [caption(index, model_id) for index in range(len(verifiers))]
         for index, (row, verifier) in enumerate(zip(captions, verifiers, strict=True)):
             row["verifier_id"] = verifier
-            row["features"][LOGIT] = np.random.default_rng(index).normal() if verifier else None
+            truth = 1 if review(row)["verdict"] == "accepted" else -1
+            said = sign * truth + np.random.default_rng(index).normal()
+            row["features"][LOGIT] = said if verifier else None
         return write(output, captions, [review(row) for row in captions])
 
     def test_their_labels_are_left_out(self, model, output, model_id, tmp_path, capsys):
@@ -313,15 +311,46 @@ class TestKept:
             "anew: --verifier)"
         )
 
-    def test_what_another_one_said_is_no_feature(self, model, output, model_id, tmp_path, capsys):
+    def test_captions_of_which_it_has_said_nothing_are_left_out(
+        self, model, output, model_id, tmp_path, capsys
+    ):
         folder, verifier = model
-        self.reviewed(output, model_id, ["0" * 12] * 120)
+        self.reviewed(output, model_id, [*[verifier.id] * 110, *["0" * 12] * 5, *[None] * 5])
         flags = ["--model", str(folder), "--no_guarantee"]
         assert calibrate(output.uri, tmp_path / "m2", *flags) == EXIT_DONE
-        assert f"verifier {verifier.id} is left out" in capsys.readouterr().err
+        assert (
+            capsys.readouterr()
+            .out.splitlines()[0]
+            .endswith(
+                "; 10 lack what the model's verifier says (fill it: captioner annotate --refill)"
+            )
+        )
         head = greedy_head(tmp_path / "m2")
-        assert head.verifier is None
-        assert LOGIT not in head.features
+        assert (head.verifier, head.labels) == (verifier.id, 70)
+
+    def test_where_it_has_said_nothing_of_any_it_is_said(
+        self, model, output, model_id, tmp_path, capsys
+    ):
+        self.reviewed(output, model_id, ["0" * 12] * 120)
+        flags = ["--model", str(model[0]), "--no_guarantee"]
+        assert calibrate(output.uri, tmp_path / "m2", *flags) == EXIT_USAGE
+        said = capsys.readouterr().err
+        assert (
+            "80 lack what the model's verifier says (fill it: captioner annotate --refill" in said
+        )
+        assert not (tmp_path / "m2").exists()
+
+    def test_one_whose_word_counts_against_captions_is_left_out(
+        self, model, output, model_id, tmp_path, capsys
+    ):
+        """What it knows by heart would come out upside down."""
+        folder, verifier = model
+        self.reviewed(output, model_id, [verifier.id] * 120, sign=-1)
+        flags = ["--model", str(folder), "--no_guarantee"]
+        assert calibrate(output.uri, tmp_path / "m2", *flags) == EXIT_DONE
+        assert f"verifier {verifier.id} is left out: of captions new" in capsys.readouterr().err
+        head = greedy_head(tmp_path / "m2")
+        assert (head.verifier, LOGIT in head.features) == (None, False)
         assert verifier_files(tmp_path / "m2") == set()
 
     def test_without_one_what_is_said_is_no_feature(
@@ -557,3 +586,33 @@ class TestRefused:
         flags = ["--verifier", "--model", str(folder)]
         assert calibrate(f"scenes:{SCENES}", folder, *flags) == EXIT_DONE
         assert annotate(images, output, folder) == EXIT_DONE
+
+
+class TestBroken:
+    def test_another_head_whose_verifier_is_gone_stands_in_no_way(self, verified, tmp_path, capsys):
+        folder = tmp_path / "model"
+        verifier = with_verifier(verified, folder, ["a"])
+        (head,) = load_heads(str(folder))
+        save_heads(str(folder), [head, replace(head, decoding=BEAM)])
+        (folder / verifier_file(verifier.id)).unlink()
+        flags = ["--verifier", "--model", str(folder)]
+        assert calibrate(f"scenes:{SCENES}", folder, *flags) == EXIT_DONE
+        assert f"left out: the head for decoding {BEAM}" in capsys.readouterr().err
+        (made,) = load_heads(str(folder))
+        assert made.decoding == GREEDY
+
+    def test_a_run_does_not_go_on_with_another_verifier(self, verified, tmp_path):
+        folder = tmp_path / "model"
+        verifier = with_verifier(verified, folder, ["a"])
+        (head,) = load_heads(str(verified))
+        config = AnnotateConfig(
+            output="file:///out",
+            run_id="run",
+            model=str(folder),
+            model_id=head.model_id,
+            device="cpu",
+            decoding=DecodingConfig(),
+            head=head,
+        )
+        with pytest.raises(ModelLoadError, match=f"has verifier {verifier.id} now, but the run"):
+            acquire(Shared(), config)

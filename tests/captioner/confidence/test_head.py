@@ -242,8 +242,10 @@ class TestVerifiers:
         names = sorted(path.name for path in tmp_path.iterdir())
         assert names == [HEADS_FILE, f"verifier-{other.id}.safetensors"]
         (tmp_path / "verifier-0123456789ab.safetensors.new").write_text("torn")
+        (tmp_path / "verifier-mine.safetensors").write_text("somebody's")
         save_heads(str(tmp_path), [HEAD])
-        assert [path.name for path in tmp_path.iterdir()] == [HEADS_FILE]
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == [HEADS_FILE, "verifier-mine.safetensors"]
 
     def test_one_that_lies_there_stays(self, tmp_path, head, verifier):
         save_heads(str(tmp_path), [head], [verifier])
@@ -291,7 +293,7 @@ class TestVerifiers:
             file.write_bytes(content)
         with pytest.raises(HeadError, match=message) as caught:
             load_verifier(str(tmp_path), verifier.id)
-        assert "calibrate the model again" in str(caught.value)
+        assert "learn it anew (captioner calibrate --verifier" in str(caught.value)
 
 
 class TestHeadFor:

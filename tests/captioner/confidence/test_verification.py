@@ -111,3 +111,9 @@ class TestLearn:
         evidence, correct, images, _ = labelled(count)
         with pytest.raises(FitError, match=message):
             learn(evidence, change(correct), images)
+
+    def test_evidence_that_is_no_number_is_named(self):
+        evidence, correct, images, _ = labelled(80)
+        evidence[7][2, 3] = torch.nan
+        with pytest.raises(FitError, match="the words of image-7 is not all numbers"):
+            learn(evidence, correct, images)
