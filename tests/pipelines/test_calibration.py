@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,10 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from captioner import checkpoint
 from captioner.checkpoint import embedded_path
 from captioner.confidence.calibration import Sigmoid
 from captioner.confidence.guarantee import kept_for_guarantees
-from captioner.confidence.head import HEADS_FILE, ConfidenceHead, load_heads, save_heads
+from captioner.confidence.head import (
+    HEADS_FILE,
+    VERIFIER_FILES,
+    ConfidenceHead,
+    load_heads,
+    save_heads,
+)
 from captioner.contract import DecodingConfig
 from captioner.loading import load
 from captioner.scenes import render, sample
@@ -91,6 +99,16 @@ def write(output: Output, captions: list[dict], reviews: list[dict] = (), files:
     return output
 
 
+@pytest.fixture(autouse=True)
+def without_verifier(tmp_path_factory: pytest.TempPathFactory, monkeypatch) -> None:
+    """Take for the embedded model one without heads: its verifiers are for test_verifying.py."""
+    ignore = shutil.ignore_patterns(HEADS_FILE, VERIFIER_FILES)
+    folder = tmp_path_factory.mktemp("embedded") / "embedded"
+    shutil.copytree(embedded_path(), folder, ignore=ignore)
+    for module in ("captioner.checkpoint", "pipelines.confidence"):
+        monkeypatch.setattr(f"{module}.embedded_path", lambda: str(folder))
+
+
 @pytest.fixture
 def output(tmp_path: Path, model_id: str) -> Output:
     """An output of two models, one of whose captions are reviewed."""
@@ -139,7 +157,7 @@ class TestCalibrate:
         assert made.features == ("logprob_mean", "num_tokens")
         assert f"head {made.id} is in" in told
         assert f"captioner rescore OUTPUT --model {tmp_path / 'm2'}" in told
-        names = {path.name for path in Path(embedded_path()).iterdir()}
+        names = {path.name for path in Path(checkpoint.embedded_path()).iterdir()}
         assert {path.name for path in (tmp_path / "m2").iterdir()} == names | {HEADS_FILE}
         assert load(str(tmp_path / "m2"), "cpu").model_id == model_id
 
