@@ -1,7 +1,7 @@
 """Verifiers: learned, kept, applied and filled, as a person runs the commands."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +55,14 @@ def annotate(images: Path, output: Output, model: Path, *flags: str) -> int:
 
 def verifier_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob(VERIFIER_FILES)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def hurried() -> Iterator[None]:
+    """Learn for a short time: how well is for others to test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("captioner.confidence.verification._STEPS", 20)
+        yield
 
 
 @pytest.fixture(scope="module")
